@@ -1,0 +1,263 @@
+/**
+ * The typed face of the native addon. JS validates and owns errors, C++ computes.
+ * Everything here is synchronous unless it returns a promise; `Engine` and `Model` belong to the thread that made them,
+ * `Vocabulary` may be opened in any thread (weights and vocabularies are loaded once per process and shared).
+ */
+
+/** Which device computes. `auto` takes a real GPU where there is one, never a software renderer. */
+export type DeviceChoice = 'auto' | 'cpu' | 'vulkan' | 'cuda' | 'metal';
+
+/** The seven linear layers of a transformer block that a LoRA adapter may change, in GGUF's names. */
+export const TARGETS = ['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down'] as const;
+export type Target = (typeof TARGETS)[number];
+
+export interface DeviceInfo {
+  /** ggml's name, e.g. `CPU`, `Vulkan0`. */
+  name: string;
+  description: string;
+  kind: 'cpu' | 'gpu' | 'igpu' | 'accel';
+  memoryTotalBytes: number;
+  memoryFreeBytes: number;
+  /** True for llvmpipe, SwiftShader and the like; `auto` never takes one. */
+  software: boolean;
+}
+
+export interface ModelInfo {
+  /** GGUF `general.architecture`: llama, qwen2, qwen3, gemma3. */
+  architecture: string;
+  name: string;
+  layers: number;
+  /** Width of the residual stream. */
+  embedding: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  feedForward: number;
+  vocabulary: number;
+  contextTrained: number;
+  /** [in, out] of every linear layer an adapter may target. */
+  targets: Record<Target, { in: number; out: number }>;
+  /** llama-architecture GGUF files store the rows of q and k permuted for RoPE; PEFT's lora_B must be permuted alike. */
+  ropePermuted: boolean;
+  weightBytes: number;
+  device: DeviceInfo;
+}
+
+export interface ModelOptions {
+  /** GGUF file, already validated by `daemon/models/gguf.ts`. */
+  path: string;
+  device: DeviceChoice;
+  /** CPU threads for the computing; default: all cores. */
+  threads?: number;
+}
+
+/** One low-rank pair inside `file`, row-major as PEFT and GGUF store it: A is [rank, in], B is [out, rank]. Offsets in bytes. */
+export interface AdapterTensorPair {
+  target: Target;
+  layer: number;
+  rank: number;
+  /** alpha / rank, or alpha / sqrt(rank) with rsLoRA. */
+  scale: number;
+  a: { offset: number; dtype: 'f32' | 'f16' | 'bf16' };
+  b: { offset: number; dtype: 'f32' | 'f16' | 'bf16' };
+  /** Heads by which the rows of B are to be permuted (HF rotate-half order to GGUF order); 0 = as they are. */
+  permuteHeads: number;
+}
+
+/** Adapter weights in the form the engine's slots use; lives in host memory, counted in `bytes`. */
+export interface AdapterImage {
+  readonly bytes: number;
+  /** Highest rank present. */
+  readonly rankMax: number;
+  /** Frees the host memory at once (slots that still use it keep it alive until they let go). */
+  release(): void;
+}
+
+export interface EngineOptions {
+  /** Cells of the KV cache, shared by all sequences (one cell = one position of one sequence, or of several that share a prefix). */
+  kvCells: number;
+  /** Sequence ids are 0 … sequencesMax − 1. */
+  sequencesMax: number;
+  /** Most rows one step may have. */
+  batchTokensMax: number;
+  /** Adapter slots; slot ids are 0 … slots − 1. */
+  slots: number;
+  /** Highest rank a slot takes (matters on GPUs, where slots are stacked tensors). */
+  slotRankMax: number;
+}
+
+/** One mixed batch: T rows, each a token of some sequence under some adapter. All arrays have T entries. */
+export interface StepBatch {
+  tokens: Int32Array;
+  /** Position of the token in its sequence; rows of one sequence are in rising order and follow what the cache holds. */
+  positions: Int32Array;
+  sequences: Int32Array;
+  /** Slot of the row's adapter, −1 for the base. Rows of one sequence have the same slot. */
+  slots: Int32Array;
+  /** Rows whose logits are wanted, rising. */
+  outputs: Int32Array;
+  /** Per output: the sampler that picks the next token, or −1 for none. */
+  samplers: Int32Array;
+  /** Also return the raw logits of the outputs (tests, scoring). */
+  wantLogits?: boolean;
+  /** Return the final hidden states of the outputs instead of logits (embeddings); samplers are ignored. */
+  wantHidden?: boolean;
+}
+
+export interface TokenChoice {
+  /** −1 where the output had no sampler. */
+  token: number;
+  /** Natural-log probability of the token under the model's own distribution (temperature 1, no penalties). */
+  logprob: number;
+  /** The `topLogprobs` best tokens, best first; empty unless the sampler asked for logprobs. */
+  top: { token: number; logprob: number }[];
+}
+
+export interface StepResult {
+  choices: TokenChoice[];
+  /** [outputs × vocabulary], if wanted. */
+  logits?: Float32Array;
+  /** [outputs × embedding], if wanted. */
+  hidden?: Float32Array;
+  computeMicros: number;
+}
+
+export interface SamplerOptions {
+  /** 0 = greedy. */
+  temperature: number;
+  /** 0 = off. */
+  topK: number;
+  /** 1 = off. */
+  topP: number;
+  /** 0 = off. */
+  minP: number;
+  /** 1 = off; over the last `penaltyLast` tokens, prompt included. */
+  repeatPenalty: number;
+  frequencyPenalty: number;
+  presencePenalty: number;
+  penaltyLast: number;
+  logitBias: { token: number; bias: number }[];
+  /** 32 bits. */
+  seed: number;
+  /** Number of best alternatives to report per token; −1 = no logprobs at all, 0 = only the chosen token's. */
+  topLogprobs: number;
+  /** Never choose an end-of-generation token. */
+  ignoreEos: boolean;
+  /** GBNF; empty = none. */
+  grammar: string;
+  /** The grammar starts only at a trigger (tool calls with tool_choice auto). */
+  grammarLazy: boolean;
+  grammarTriggers: GrammarTrigger[];
+  /** Text of the prompt that the grammar must already have consumed (`ChatPrompt.generationPrompt`). */
+  grammarPrefill: string;
+}
+
+export interface GrammarTrigger {
+  type: number;
+  value: string;
+  token: number;
+}
+
+export interface ChatPromptInput {
+  /** OpenAI `messages` as JSON. */
+  messagesJson: string;
+  /** OpenAI `tools` as JSON, or ''. */
+  toolsJson: string;
+  toolChoice: 'auto' | 'none' | 'required';
+  parallelToolCalls: boolean;
+  /** JSON schema the answer must follow, or ''. */
+  jsonSchema: string;
+  /** Extra values for the chat template, each already JSON. */
+  templateArguments?: Record<string, string>;
+}
+
+export interface ChatPrompt {
+  prompt: string;
+  grammar: string;
+  grammarLazy: boolean;
+  grammarTriggers: GrammarTrigger[];
+  /** Special tokens whose text must be kept in the output for `parseChat`. */
+  preservedTokens: string[];
+  /** Strings that end the answer besides the model's own end tokens. */
+  stops: string[];
+  /** What the template already wrote on the assistant's behalf; the grammar and the parser begin with it. */
+  generationPrompt: string;
+  /** Opaque; hand it to `parseChat`. */
+  format: number;
+  parser: string;
+}
+
+export interface ParsedMessage {
+  content: string;
+  reasoningContent: string;
+  toolCalls: { id: string; name: string; arguments: string }[];
+}
+
+export interface Vocabulary {
+  readonly size: number;
+  readonly bos: number;
+  readonly eos: number;
+  readonly addBos: boolean;
+  /** Tokens that end a generation. */
+  readonly endTokens: Int32Array;
+  /** `special`: text such as `<|im_end|>` becomes its token; keep it false for what users write in /v1/completions. */
+  tokenize(text: string, options: { special: boolean; addBos: boolean }): Int32Array;
+  /** Bytes of a token (a token may hold part of a UTF-8 character). `special`: render special tokens' text, else empty. */
+  tokenBytes(token: number, special: boolean): Uint8Array;
+  chatPrompt(input: ChatPromptInput): ChatPrompt;
+  /** `partial`: the answer is not complete yet (streaming). */
+  parseChat(text: string, prompt: Pick<ChatPrompt, 'format' | 'parser' | 'generationPrompt'>, partial: boolean): ParsedMessage;
+  schemaToGrammar(schemaJson: string): string;
+  close(): void;
+}
+
+export interface Model {
+  readonly info: ModelInfo;
+  /** Builds slot weights from the bytes of a safetensors or GGUF file, off the calling thread. */
+  buildAdapter(file: Uint8Array, pairs: AdapterTensorPair[]): Promise<AdapterImage>;
+  createEngine(options: EngineOptions): Engine;
+  close(): void;
+}
+
+export interface Engine {
+  readonly kvCellsFree: number;
+  readonly kvCells: number;
+  /** Puts an adapter into a slot (replacing what was there). Must not be called for a slot used by the step under way. */
+  setSlot(slot: number, image: AdapterImage): void;
+  clearSlot(slot: number): void;
+  /** Forgets the positions ≥ `length` of a sequence; length 0 frees it. */
+  trimSequence(sequence: number, length: number): void;
+  /** Makes `destination` (empty) share the first `length` positions of `source`; no copying. */
+  shareSequence(source: number, destination: number, length: number): void;
+  sequenceLength(sequence: number): number;
+  createSampler(options: SamplerOptions): number;
+  /** Tells a sampler about prompt tokens (penalties). */
+  acceptTokens(sampler: number, tokens: Int32Array): void;
+  freeSampler(sampler: number): void;
+  /** Computes one batch. Throws AddonError `kv_full` before anything has changed if the cells do not suffice. */
+  step(batch: StepBatch): StepResult;
+  close(): void;
+}
+
+export type AddonErrorCode =
+  | 'not_built'
+  | 'no_device'
+  | 'model_invalid'
+  | 'architecture_unsupported'
+  | 'out_of_memory'
+  | 'argument_invalid'
+  | 'kv_full'
+  | 'grammar_invalid'
+  | 'template_invalid'
+  | 'adapter_invalid'
+  | 'compute_failed'
+  | 'closed';
+
+export class AddonError extends Error {
+  readonly code: AddonErrorCode;
+  constructor(code: AddonErrorCode, message: string) {
+    super(message);
+    this.name = 'AddonError';
+    this.code = code;
+  }
+}
