@@ -5,6 +5,7 @@
  *   POST   /generate            GenerateRequest → NDJSON of GenerateEvent; closing the connection cancels within one step
  *   POST   /embed               EmbedRequest → EmbedResponse
  *   POST   /tokenize            TokenizeRequest → TokenizeResponse
+ *   POST   /detokenize          DetokenizeRequest → DetokenizeResponse
  *   GET    /model               BaseModel
  *   GET    /adapters            { data: Adapter[] }
  *   POST   /adapters            AdapterAddRequest (JSON), or multipart/form-data with fields name and files → Adapter
@@ -12,10 +13,17 @@
  *   DELETE /adapters/{name}     { name, deleted: true }
  *   POST   /adapters/{name}/load | /unload | /pin | /unpin → Adapter
  *   GET    /receipts/{id}       ReceiptBundle
+ *   GET    /receipts/by-request/{requestId}              ReceiptSettlement once the receipt of that request is durable (also of a
+ *                               cancelled or failed one), 404 before. A gateway whose client hung up closes /generate and polls this
+ *                               to learn what the cancelled generation cost.
  *   GET    /log/checkpoint, /log/tile/…, /log/vkey       C2SP tlog-tiles, text or octets
+ *   GET    /log/consistency?from=M&to=N                  { proof: base64[] } (RFC 6962 consistency of tree sizes M ≤ N)
  *   GET    /health              DaemonHealth
  *   GET    /metrics             Prometheus text
  * Errors: status + DaemonErrorBody.
+ *
+ * Receipt ids are derived, not drawn: the receipt of request R is `rcpt_R` (receiptIdOf), so the gateway can name it in the headers of a
+ * stream before the first token. Request ids are made by the gateway alone, never taken from its clients.
  */
 import { z } from 'zod';
 
@@ -56,6 +64,17 @@ export const price = z.object({
   outputMicrosPerMillion: z.number().int().min(0),
   currency: z.string().length(3),
 });
+
+/** The price of what was computed, rounded up once; daemon (receipts) and gateway (reservations) must agree on it to the unit. */
+export function costMicrosOf(rate: z.output<typeof price>, promptTokens: number, completionTokens: number): number {
+  const total = BigInt(promptTokens) * BigInt(rate.inputMicrosPerMillion) + BigInt(completionTokens) * BigInt(rate.outputMicrosPerMillion);
+  return Number((total + 999_999n) / 1_000_000n);
+}
+
+/** The id of the receipt of a request, known before the request is computed. */
+export function receiptIdOf(requestId: string): string {
+  return `rcpt_${requestId}`;
+}
 
 export const generateRequest = z.object({
   /** The gateway's request id, also the idempotency key of the receipt. */
@@ -144,6 +163,11 @@ export interface TokenizeResponse {
   tokens: number[];
 }
 
+export const detokenizeRequest = z.object({ tokens: z.array(z.number().int().min(0)).min(1) });
+export interface DetokenizeResponse {
+  text: string;
+}
+
 export interface BaseModel {
   /** Public model id, e.g. smollm2-135m-instruct. */
   id: string;
@@ -205,6 +229,13 @@ export const receipt = z.object({
   engineVersion: z.string(),
 });
 export type Receipt = z.output<typeof receipt>;
+
+/** What a request has cost in the end; exists only once its receipt is durable. */
+export interface ReceiptSettlement {
+  receiptId: string;
+  costMicros: number;
+  usage: Usage;
+}
 
 export interface ReceiptBundle {
   /** The exact bytes of the leaf, as text (canonical JSON of Receipt). */
