@@ -1,0 +1,77 @@
+/** `npm run bench -- serve|quality|swap|gateway`: measures, prints a table, writes loadtest/results/. */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { projectFolder, publish, type Report, runInfo } from './report.ts';
+
+const USAGE = `npm run bench -- NAME [options]
+  serve     tokens per second and time to the first token against llama-server
+  quality   logits and greedy continuations against libllama
+  swap      how long an adapter takes into a slot, and what running streams notice of it
+  gateway   latency that the gateway adds, against Portkey
+options:
+  --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
+  --rounds N      rounds of each scenario
+  --quick         a tiny run that proves the code, not a measurement
+  --adapter FILE  GGUF adapter for quality (default: a random one)
+Peers are looked for in the folder that MODELFACTORY_PEERS names.`;
+
+const DEFAULT_MODEL = 'SmolLM2-135M-Instruct.Q4_1.gguf';
+
+function modelPath(given: string | undefined): string {
+  const data = process.env.MODELFACTORY_DATA ?? path.join(projectFolder, 'data');
+  const candidates = [given, process.env.MODELFACTORY_BASE, path.join(data, 'models', DEFAULT_MODEL)].filter(
+    (c) => c !== undefined && c !== '',
+  );
+  const found = (candidates as string[]).find((c) => existsSync(c));
+  if (!found)
+    throw new Error(
+      `no base model: tried ${candidates.join(', ')}. Run npm start once to fetch it, or name one with --model`,
+    );
+  return path.resolve(found);
+}
+
+async function run(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      model: { type: 'string' },
+      rounds: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      adapter: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  const name = positionals[0];
+  if (values.help || name === undefined) {
+    process.stdout.write(`${USAGE}\n`);
+    return;
+  }
+  const rounds = values.rounds === undefined ? undefined : Number(values.rounds);
+  if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
+    throw new Error('--rounds wants a positive integer');
+  const log = (line: string) => process.stdout.write(`${line}\n`);
+  let outcome: { report: Report; versions: Record<string, string> };
+  switch (name) {
+    case 'serve': {
+      const { serve, SERVE_DEFAULTS } = await import('./serve.ts');
+      const quick = values.quick ? { rounds: 1, outputTokens: 8, promptWords: 16 } : {};
+      outcome = await serve(
+        { ...SERVE_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}), modelPath: modelPath(values.model) },
+        log,
+      );
+      break;
+    }
+    default:
+      throw new Error(`there is no benchmark "${name}"\n${USAGE}`);
+  }
+  // Paths of this machine are nobody's business and say nothing.
+  const args = process.argv.slice(2).map((a) => (path.isAbsolute(a) ? path.basename(a) : a));
+  if (values.quick) outcome.report.name += '-quick';
+  publish(outcome.report, runInfo(args, outcome.versions));
+}
+
+run().catch((error: Error) => {
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+});
