@@ -4,7 +4,19 @@
  */
 import { writeFileSync } from 'node:fs';
 
-export type GgufScalarType = 'u8' | 'i8' | 'u16' | 'i16' | 'u32' | 'i32' | 'f32' | 'bool' | 'string' | 'u64' | 'i64' | 'f64';
+export type GgufScalarType =
+  | 'u8'
+  | 'i8'
+  | 'u16'
+  | 'i16'
+  | 'u32'
+  | 'i32'
+  | 'f32'
+  | 'bool'
+  | 'string'
+  | 'u64'
+  | 'i64'
+  | 'f64';
 /** Numbers of the format's value types; 9 is the array. */
 const VALUE_TYPES: Record<GgufScalarType, number> = {
   u8: 0,
@@ -23,7 +35,9 @@ const VALUE_TYPES: Record<GgufScalarType, number> = {
 const ARRAY_TYPE = 9;
 
 export type GgufScalar = number | bigint | boolean | string;
-export type GgufValue = { type: GgufScalarType; value: GgufScalar } | { array: GgufScalarType; values: readonly GgufScalar[] };
+export type GgufValue =
+  | { type: GgufScalarType; value: GgufScalar }
+  | { array: GgufScalarType; values: readonly GgufScalar[] };
 
 export const u32 = (value: number): GgufValue => ({ type: 'u32', value });
 export const f32 = (value: number): GgufValue => ({ type: 'f32', value });
@@ -155,7 +169,8 @@ export function writeGguf(path: string, file: GgufFile): void {
 
 function encodeTensor(tensor: GgufTensor): Buffer {
   const elements = tensor.shape.reduce((a, b) => a * b, 1);
-  if (elements !== tensor.values.length) throw new Error(`${tensor.name}: ${elements} by shape, ${tensor.values.length} given`);
+  if (elements !== tensor.values.length)
+    throw new Error(`${tensor.name}: ${elements} by shape, ${tensor.values.length} given`);
   if (tensor.type.startsWith('q') && (tensor.shape[0] ?? 0) % BLOCK !== 0) {
     throw new Error(`${tensor.name}: rows of ${tensor.shape[0]} do not divide into blocks of ${BLOCK}`);
   }
@@ -208,7 +223,8 @@ function quantizeQ4Affine(block: Float32Array, out: Buffer): void {
   const scale = (Math.max(...block) - least) / 15;
   out.writeUInt16LE(toHalf(scale), 0);
   out.writeUInt16LE(toHalf(least), 2);
-  const nibble = (x: number): number => (scale === 0 ? 0 : Math.min(15, Math.max(0, Math.floor((x - least) / scale + 0.5))));
+  const nibble = (x: number): number =>
+    scale === 0 ? 0 : Math.min(15, Math.max(0, Math.floor((x - least) / scale + 0.5)));
   for (let i = 0; i < 16; i++) out[4 + i] = nibble(block[i] as number) | (nibble(block[i + 16] as number) << 4);
 }
 

@@ -5,7 +5,17 @@
  */
 import { createHash } from 'node:crypto';
 import type { Target } from '../../addon/types.ts';
-import { array, bool, f32, type GgufTensor, type GgufValue, str, type TensorType, u32, writeGguf } from './gguf-writer.ts';
+import {
+  array,
+  bool,
+  f32,
+  type GgufTensor,
+  type GgufValue,
+  str,
+  type TensorType,
+  u32,
+  writeGguf,
+} from './gguf-writer.ts';
 
 export const TINY_ARCHITECTURES = ['llama', 'qwen2', 'qwen3', 'gemma3'] as const;
 export type TinyArchitecture = (typeof TINY_ARCHITECTURES)[number];
@@ -50,12 +60,18 @@ const SHAPES: Record<TinyArchitecture, TinyShape> = {
   gemma3: shape({ layers: 4, heads: 4, kvHeads: 1, headDim: 64, feedForward: 256, tied: true }),
 };
 
-function shape(given: Pick<TinyShape, 'layers' | 'heads' | 'kvHeads' | 'headDim' | 'feedForward'> & Partial<TinyShape>): TinyShape {
+function shape(
+  given: Pick<TinyShape, 'layers' | 'heads' | 'kvHeads' | 'headDim' | 'feedForward'> & Partial<TinyShape>,
+): TinyShape {
   return { embedding: 128, context: 512, slidingWindow: 16, slidingPattern: 2, tied: false, ...given };
 }
 
 /** What `writeTinyModel` would write, without writing it. */
-export function describeTinyModel(architecture: TinyArchitecture, path: string, options: TinyModelOptions = {}): TinyModel {
+export function describeTinyModel(
+  architecture: TinyArchitecture,
+  path: string,
+  options: TinyModelOptions = {},
+): TinyModel {
   const { seed: _seed, type: _type, embeddingType: _embeddingType, ...given } = options;
   const s: TinyShape = { ...SHAPES[architecture], ...given };
   const q = s.heads * s.headDim;
@@ -78,7 +94,11 @@ export function describeTinyModel(architecture: TinyArchitecture, path: string, 
   };
 }
 
-export function writeTinyModel(architecture: TinyArchitecture, path: string, options: TinyModelOptions = {}): TinyModel {
+export function writeTinyModel(
+  architecture: TinyArchitecture,
+  path: string,
+  options: TinyModelOptions = {},
+): TinyModel {
   const model = describeTinyModel(architecture, path, options);
   writeGguf(path, { metadata: tinyMetadata(model), tensors: tinyTensors(model, options) });
   return model;
@@ -144,7 +164,9 @@ export function tinyTensors(m: TinyModel, options: TinyModelOptions = {}): GgufT
   matrix('token_embd.weight', m.embedding, m.vocabulary, 2.5, embeddingType);
   if (m.tied) {
     // A tied output would favour the token just read; norm weights of either sign take that away.
-    const values = normals(`${seed}/output_norm.weight`, m.embedding, 0.15).map((x, i) => (i % 2 === 0 ? 1 + x : -1 - x));
+    const values = normals(`${seed}/output_norm.weight`, m.embedding, 0.15).map((x, i) =>
+      i % 2 === 0 ? 1 + x : -1 - x,
+    );
     tensors.push({ name: 'output_norm.weight', shape: [m.embedding], type: 'f32', values });
   } else {
     norm('output_norm.weight', m.embedding);
@@ -160,7 +182,8 @@ export function tinyTensors(m: TinyModel, options: TinyModelOptions = {}): GgufT
     linear('attn_v', 1);
     linear('attn_output', 1.2);
     if (m.architecture === 'qwen2') {
-      for (const target of ['attn_q', 'attn_k', 'attn_v'] as const) vector(at(`${target}.bias`), m.targets[target].out, 0, 0.3);
+      for (const target of ['attn_q', 'attn_k', 'attn_v'] as const)
+        vector(at(`${target}.bias`), m.targets[target].out, 0, 0.3);
     }
     if (m.architecture === 'qwen3' || m.architecture === 'gemma3') {
       vector(at('attn_q_norm.weight'), m.headDim, 1.2, 0.2);
