@@ -1,0 +1,101 @@
+import type { DeviceChoice, ModelInfo, SamplerOptions } from '../../addon/types.ts';
+import type { PlainError } from '../errors.ts';
+import type { SequenceKind } from './sequence.ts';
+import type { AdapterHandle } from './slots.ts';
+import type { SchedulerOptions } from './scheduler.ts';
+
+/** What main thread and engine thread say to each other. Plain data only: everything here is cloned between threads. */
+
+/** What the engine thread is started with. */
+export interface EngineSettings {
+  modelPath: string;
+  device: DeviceChoice;
+  threads: number | null;
+  kvCells: number;
+  slots: number;
+  slotRankMax: number;
+  /** Host RAM that adapters may fill. */
+  hostBytesMax: number;
+  scheduler: SchedulerOptions;
+}
+
+/** One request to the engine; `choices` continuations (or embeddings) of `prompts`. */
+export interface Job {
+  job: number;
+  kind: SequenceKind;
+  adapter: AdapterHandle | null;
+  visibility: string;
+  /** generate: one prompt for all choices; embed: one per choice. */
+  prompts: Int32Array[];
+  choices: number;
+  maxTokens: number;
+  /** Choice i samples with `seed + i`. */
+  sampler: SamplerOptions | null;
+}
+
+export type ToEngine =
+  | { type: 'submit'; job: Job }
+  /** `choice` null: the whole job. Takes effect before the next step. */
+  | { type: 'abort'; job: number; choice: number | null }
+  /** Brings an adapter into a slot (`slot`), host RAM (`host`), or down to disk (`disk`); answered by `moved`. */
+  | { type: 'move'; call: number; adapter: AdapterHandle; to: 'slot' | 'host' | 'disk' }
+  | { type: 'pin'; call: number; digest: string; pinned: boolean }
+  /** The adapter version is gone: no KV and no weights of it are kept once those in flight are done. */
+  | { type: 'forget'; digest: string }
+  | { type: 'exit' };
+
+/** One thing that happened to a sequence. */
+export type SequenceEvent =
+  /** The first choice of a job was admitted. */
+  | { type: 'started'; job: number; cachedTokens: number; queueMs: number }
+  | { type: 'token'; job: number; choice: number; token: number; logprob?: number; top?: { token: number; logprob: number }[] }
+  /** `generated` counts the end token too: it was computed. */
+  | { type: 'finished'; job: number; choice: number; reason: 'stop' | 'length' | 'aborted'; generated: number }
+  /** Mean of the final hidden states, not normalised. */
+  | { type: 'embedded'; job: number; choice: number; vector: Float32Array }
+  | { type: 'failed'; job: number; error: PlainError };
+
+export interface StepReport {
+  computeMicros: number;
+  /** Time between the end of the last step and the start of this one's compute, while there was work. */
+  overheadMicros: number;
+  decodeRows: number;
+  prefillRows: number;
+}
+
+export interface EngineGauges {
+  running: number;
+  waiting: number;
+  kvCellsFree: number;
+  preemptions: number;
+  yields: number;
+  prefixHits: number;
+  prefixMisses: number;
+  prefixEvictions: number;
+}
+
+/** Where an adapter's weights are now. */
+export interface AdapterPlace {
+  digest: string;
+  tier: 'slot' | 'host';
+  slot: number;
+  bytes: number;
+  pinned: boolean;
+}
+
+export interface TierCounters {
+  hostHits: number;
+  slotHits: number;
+  misses: number;
+  hostEvictions: number;
+  slotEvictions: number;
+}
+
+export type FromEngine =
+  | { type: 'ready'; model: ModelInfo; kvCells: number }
+  | { type: 'step'; events: SequenceEvent[]; report: StepReport | null; gauges: EngineGauges }
+  | { type: 'places'; places: AdapterPlace[]; counters: TierCounters }
+  /** Load times since the last message, in seconds. */
+  | { type: 'loads'; loads: { level: 'host' | 'slot'; seconds: number }[] }
+  | { type: 'moved'; call: number; error: PlainError | null }
+  | { type: 'fatal'; message: string };

@@ -1,0 +1,33 @@
+import type { AdapterTensorPair } from '../../addon/types.ts';
+import type { PlainError } from '../errors.ts';
+
+/** What the engine thread needs to know of an adapter to bring its weights in; plain data, so that it crosses threads. */
+export interface AdapterHandle {
+  /** SHA-256 of the weights and what scales them, hex: the adapter's identity. Names are the registry's business. */
+  digest: string;
+  /** Safetensors or GGUF file that was validated when the adapter was added. */
+  file: string;
+  pairs: AdapterTensorPair[];
+}
+
+export type Acquired =
+  | { state: 'slot'; slot: number }
+  /** On its way from disk; `onChange` tells when to ask again. */
+  | { state: 'loading' }
+  /** Every slot is pinned by adapters in use. */
+  | { state: 'full' }
+  | { state: 'failed'; error: PlainError };
+
+/**
+ * The scheduler's view of the adapter tiers: slot → host RAM → disk. One `acquire` pins the adapter's slot once;
+ * every `acquire` that answered `slot` needs one `release`. Never blocks: disk is read between steps.
+ */
+export interface AdapterSlots {
+  readonly slots: number;
+  acquire(adapter: AdapterHandle): Acquired;
+  release(digest: string): void;
+  /** Starts to bring the adapter to host RAM; called when a request for it is queued. */
+  prefetch(adapter: AdapterHandle): void;
+  /** True if `acquire` would answer `slot` without reading anything. */
+  isResident(digest: string): boolean;
+}

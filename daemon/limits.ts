@@ -1,0 +1,65 @@
+/** Every bound of the daemon, in one place. Units last. A limit that a user may move has an environment variable in `main.ts`. */
+
+/** The scheduler (daemon/engine). */
+export const ENGINE_LIMITS = {
+  /** Sequences that are computed at the same time; each is one row of a decode step. */
+  runningMax: 32,
+  /** Engine sequence ids: the running ones and the finished ones kept as prefix cache. */
+  sequencesMax: 64,
+  /** Most rows of one step. */
+  stepTokensMax: 512,
+  /** Prefill rows that a step gets at least while others decode, so that a prompt always moves. */
+  prefillRowsMin: 16,
+  /** Prefill rows of a step when nobody decodes: large chunks keep the matrix units busy. */
+  prefillRowsAloneMin: 128,
+  /** A step with decoding rows should not take longer: it is the gap that a reader of a stream sees. */
+  mixedStepTargetMs: 150,
+  /** A step without decoding rows should not take longer: a cancellation and a new request wait for it. */
+  aloneStepTargetMs: 600,
+  /** KV cells an admitted sequence may count on for what it has still to generate; beyond them it may be preempted. */
+  reserveTokens: 256,
+  /** Later requests of other adapters that may be admitted before one; then it is first, and what is freed is kept for it. */
+  overtakeMax: 32,
+  /** Steps that a request waits for an adapter slot before the adapter that had most of the machine must yield one. */
+  slotWaitStepsMax: 128,
+  /** Shorter common prefixes are computed again: sharing them costs more than it saves. */
+  prefixTokensMin: 16,
+  /** Share of the KV cells that finished sequences may keep as prefix cache. */
+  prefixCacheShare: 0.5,
+  /** Sequences (choices) waiting for admission, all callers together; beyond it: 503. */
+  waitingMax: 1024,
+  /** Sequences one caller may have waiting; beyond it: 429. */
+  waitingPerCallerMax: 256,
+  /** Tokens for which the last `penaltyLast` positions count in penalties. */
+  penaltyLast: 64,
+} as const;
+
+/** Weights of the virtual token counter (S-LoRA, arXiv 2311.03285, and VTC, arXiv 2401.00588): a generated token costs two prompt tokens. */
+export const FAIRNESS = { inputWeight: 1, outputWeight: 2 } as const;
+
+/** The HTTP face (daemon/server.ts). */
+export const SERVER_LIMITS = {
+  /** Body of a JSON request. A chat of 100 000 tokens is about 0.5 MB. */
+  bodyBytesMax: 16 * 1024 * 1024,
+  /** Body of an adapter upload. */
+  uploadBytesMax: 2 * 1024 * 1024 * 1024,
+  /** Bytes that may wait in a stream whose reader does not read; beyond it the reader is cut off. */
+  streamBufferBytesMax: 1024 * 1024,
+  /** Characters of prompt text; more can't fit any context and would only cost tokenising. */
+  promptCharactersMax: 8 * 1024 * 1024,
+  /** Bytes of a JSON schema given as response format. */
+  schemaBytesMax: 64 * 1024,
+  /** Generations and embeddings in progress, waiting ones included. */
+  requestsMax: 1024,
+  /** How long a shutdown waits for generations to end by themselves before they are told. */
+  drainMs: 5_000,
+  /** How long an answer may wait for its receipt to be durable. */
+  receiptMs: 30_000,
+  /** Idle keep-alive connections of a gateway are closed after this. */
+  keepAliveMs: 75_000,
+  /** A request must arrive whole within this. */
+  requestMs: 300_000,
+} as const;
+
+/** Tokens of all inputs of one embedding request. */
+export const EMBED_TOKENS_MAX = 262_144;
