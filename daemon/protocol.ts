@@ -17,7 +17,7 @@
  *                               cancelled or failed one), 404 before. A gateway whose client hung up closes /generate and polls this
  *                               to learn what the cancelled generation cost.
  *   GET    /log/checkpoint, /log/tile/…, /log/vkey       C2SP tlog-tiles, text or octets
- *   GET    /log/consistency?from=M&to=N                  { proof: base64[] } (RFC 6962 consistency of tree sizes M ≤ N)
+ *   GET    /log/consistency?from=M&to=N                  ConsistencyBundle (RFC 6962 consistency of tree sizes M ≤ N; N defaults to now)
  *   GET    /health              DaemonHealth
  *   GET    /metrics             Prometheus text
  * Errors: status + DaemonErrorBody.
@@ -246,6 +246,16 @@ export interface ReceiptBundle {
   /** C2SP signed note. */
   checkpoint: string;
   /** C2SP verifier key of the log (name+hash+key). */
+  vkey: string;
+}
+
+/** Proves that the tree of `oldCheckpoint` is a prefix of that of `newCheckpoint`. */
+export interface ConsistencyBundle {
+  /** C2SP signed notes. */
+  oldCheckpoint: string;
+  newCheckpoint: string;
+  /** Base64 SHA-256 hashes. Empty when the sizes are equal or the old tree is empty. */
+  consistencyProof: string[];
   vkey: string;
 }
 
