@@ -105,7 +105,11 @@ async function hashRanges(ranges: LeafRange[], read: NodeReader): Promise<Buffer
   const plan = ranges.map(coveringNodes);
   const hashes = await read(plan.flat());
   let at = 0;
-  return plan.map((nodes) => foldNodes(hashes.slice(at, (at += nodes.length))));
+  return plan.map((nodes) => {
+    const from = at;
+    at += nodes.length;
+    return foldNodes(hashes.slice(from, at));
+  });
 }
 
 export async function inclusionProof(index: number, size: number, read: NodeReader): Promise<Buffer[]> {
