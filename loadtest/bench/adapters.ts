@@ -8,6 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
+import type { AdapterTensorPair, Target } from '../../addon/types.ts';
 import { seededRandom } from './random.ts';
 
 /** Shapes of the layers an adapter changes. */
@@ -15,7 +16,7 @@ export interface BaseShape {
   architecture: string;
   layers: number;
   /** GGUF tensor name without block and suffix → [in, out]. */
-  targets: Record<string, [number, number]>;
+  targets: Record<Target, [number, number]>;
 }
 
 export const SMOLLM2_135M: BaseShape = {
@@ -38,15 +39,23 @@ const GGUF = { magic: 0x46554747, version: 3, typeFloat32: 6, typeString: 8, ten
 const SCALE_A = 0.02;
 const SCALE_B = 0.01;
 
-/** A GGUF LoRA file: A ~ 0.02·N(0,1) and B ~ 0.01·N(0,1) in float32 on every target of every layer, alpha = 2·rank. */
-export function randomAdapterGguf(shape: BaseShape, rank: number, seed: number): Buffer {
+export interface RandomAdapter {
+  file: Buffer;
+  /** Where the pairs lie in the file, as the addon wants them. */
+  pairs: AdapterTensorPair[];
+}
+
+/**
+ * A GGUF LoRA file: A ~ 0.02·N(0,1) and B ~ 0.01·strength·N(0,1) in float32 on every target of every layer, alpha = 2·rank.
+ */
+export function randomAdapter(shape: BaseShape, rank: number, seed: number, strength = 1): RandomAdapter {
   const random = seededRandom(seed);
   const tensors: { name: string; ne: [number, number]; scale: number }[] = [];
   for (let layer = 0; layer < shape.layers; layer++) {
     for (const [target, [input, output]] of Object.entries(shape.targets)) {
       // ggml lists the fastest dimension first: A is [rank × in], B is [out × rank], both row-major.
       tensors.push({ name: `blk.${layer}.${target}.weight.lora_a`, ne: [input, rank], scale: SCALE_A });
-      tensors.push({ name: `blk.${layer}.${target}.weight.lora_b`, ne: [rank, output], scale: SCALE_B });
+      tensors.push({ name: `blk.${layer}.${target}.weight.lora_b`, ne: [rank, output], scale: SCALE_B * strength });
     }
   }
   const head: Buffer[] = [];
@@ -110,7 +119,17 @@ export function randomAdapterGguf(shape: BaseShape, rank: number, seed: number):
     const values = new Float32Array(file.buffer, file.byteOffset + at, count);
     for (let k = 0; k < count; k++) values[k] = tensor.scale * random.normal();
   });
-  return file;
+  const pairs: AdapterTensorPair[] = [];
+  let tensor = 0;
+  for (let layer = 0; layer < shape.layers; layer++) {
+    for (const target of Object.keys(shape.targets) as Target[]) {
+      const a = { offset: start + (offsets[tensor++] as number), dtype: 'f32' as const };
+      const b = { offset: start + (offsets[tensor++] as number), dtype: 'f32' as const };
+      // GGUF stores the rows of q and k in the order the base uses: nothing to permute. alpha / rank = 2.
+      pairs.push({ target, layer, rank, scale: 2, a, b, permuteHeads: 0 });
+    }
+  }
+  return { file, pairs };
 }
 
 /** Writes a0.gguf … into `folder`; returns the paths. Adapter i depends on seed, rank and i only. */
@@ -124,7 +143,7 @@ export function writeRandomAdapters(
   mkdirSync(folder, { recursive: true });
   return Array.from({ length: count }, (_, i) => {
     const file = path.join(folder, `a${i}.gguf`);
-    writeFileSync(file, randomAdapterGguf(shape, rank, seed * 100_003 + i));
+    writeFileSync(file, randomAdapter(shape, rank, seed * 100_003 + i).file);
     return file;
   });
 }

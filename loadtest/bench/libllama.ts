@@ -5,13 +5,13 @@
  */
 import { execFileSync } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
-  readSync,
-  closeSync,
   readdirSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,

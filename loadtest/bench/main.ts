@@ -13,7 +13,6 @@ options:
   --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
   --rounds N      rounds of each scenario
   --quick         a tiny run that proves the code, not a measurement
-  --adapter FILE  GGUF adapter for quality (default: a random one)
 Peers are looked for in the folder that MODELFACTORY_PEERS names.`;
 
 const DEFAULT_MODEL = 'SmolLM2-135M-Instruct.Q4_1.gguf';
@@ -38,7 +37,6 @@ async function run(): Promise<void> {
       model: { type: 'string' },
       rounds: { type: 'string' },
       quick: { type: 'boolean', default: false },
-      adapter: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -60,6 +58,18 @@ async function run(): Promise<void> {
         { ...SERVE_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}), modelPath: modelPath(values.model) },
         log,
       );
+      break;
+    }
+    case 'quality': {
+      const { quality, QUALITY_DEFAULTS } = await import('./quality.ts');
+      const quick = values.quick ? { prompts: 4, greedyTokens: 8 } : {};
+      outcome = await quality({ ...QUALITY_DEFAULTS, ...quick, modelPath: modelPath(values.model) }, log);
+      break;
+    }
+    case 'gateway': {
+      const { gateway, GATEWAY_DEFAULTS } = await import('./gateway.ts');
+      const quick = values.quick ? { rounds: 1, requests: 50, loadSeconds: 1, streamTokens: 500 } : {};
+      outcome = await gateway({ ...GATEWAY_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}) }, log);
       break;
     }
     default:

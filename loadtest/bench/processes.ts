@@ -3,7 +3,7 @@
  * spin while they wait, so the other group is stopped with SIGSTOP while its rival is measured.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createWriteStream, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -79,6 +79,24 @@ export class ProcessGroup {
 
   resume(): void {
     this.signal('SIGCONT');
+  }
+
+  /** CPU milliseconds that all processes of the group have used so far (Linux; NaN elsewhere). Resolution: one clock tick, 10 ms. */
+  cpuMs(): number {
+    if (process.platform !== 'linux') return Number.NaN;
+    let ticks = 0;
+    for (const entry of readdirSync('/proc')) {
+      if (!/^\d+$/.test(entry)) continue;
+      try {
+        const stat = readFileSync(`/proc/${entry}/stat`, 'utf8');
+        // The name in brackets may hold blanks; the fields after it are state, ppid, pgrp, …, utime (12th), stime (13th).
+        const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+        if (Number(fields[2]) === this.pid) ticks += Number(fields[11]) + Number(fields[12]);
+      } catch {
+        // That process has ended meanwhile.
+      }
+    }
+    return ticks * 10;
   }
 
   logTail(): string {
@@ -204,7 +222,7 @@ export async function startOurs(options: { modelPath: string; env?: Record<strin
 }
 
 /** An ordinary key with limits set (high enough never to bite), so that the measured path checks and counts them. */
-export async function createLimitedKey(server: OurServer): Promise<string> {
+export async function createLimitedKey(server: { url: string; adminKey: string }): Promise<string> {
   const response = await fetch(`${server.url}/api/keys`, {
     method: 'POST',
     headers: { authorization: `Bearer ${server.adminKey}`, 'content-type': 'application/json' },

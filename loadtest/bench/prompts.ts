@@ -49,11 +49,13 @@ const SUBJECTS = [
   'electric cars',
   'the history of paper',
 ];
+// The default model answers chats, so half of the prompts are chats in its own template and half plain text to continue.
+const asChat = (text: string) => `<|im_start|>user\n${text}<|im_end|>\n<|im_start|>assistant\n`;
 const FRAMES = [
-  (subject: string) => `Explain ${subject} to a child in two sentences.`,
-  (subject: string) => `Question: What should everybody know about ${subject}?\nAnswer:`,
+  (subject: string) => asChat(`Explain ${subject} to a child in two sentences.`),
+  (subject: string) => asChat(`What should everybody know about ${subject}?`),
   (subject: string) => `Once upon a time, somebody asked about ${subject}, and the answer was`,
   (subject: string) => `Here is a numbered list of five facts about ${subject}:\n1.`,
 ];
-/** 52 different prompts, the same in every run. */
+/** 52 different prompts, the same in every run; to be tokenised with special tokens. */
 export const qualityPrompts: readonly string[] = SUBJECTS.flatMap((subject) => FRAMES.map((frame) => frame(subject)));

@@ -101,10 +101,11 @@ export function publish(
   report: Report,
   info: RunInfo,
   folder = path.join(projectFolder, 'loadtest', 'results'),
+  print: (text: string) => void = (text) => void process.stdout.write(text),
 ): string {
   const tables = report.checks.length > 0 ? [...report.tables, checkTable(report.checks)] : report.tables;
-  for (const table of tables) process.stdout.write(`\n${renderText(table)}\n`);
-  for (const note of report.notes) process.stdout.write(`\n${note}\n`);
+  for (const table of tables) print(`\n${renderText(table)}\n`);
+  for (const note of report.notes) print(`\n${note}\n`);
 
   mkdirSync(folder, { recursive: true });
   const stem = path.join(folder, `${report.name}-${info.date.slice(0, 16).replace('T', '-').replace(':', '')}`);
@@ -121,6 +122,6 @@ export function publish(
   ];
   const notes = report.notes.length > 0 ? ['', ...report.notes.map((n) => `- ${n}`)] : [];
   writeFileSync(`${stem}.md`, `${[...head, '', tables.map(renderMarkdown).join('\n\n'), ...notes].join('\n')}\n`);
-  process.stdout.write(`\nwritten: ${path.relative(process.cwd(), stem)}.json and .md\n`);
+  print(`\nwritten: ${path.relative(process.cwd(), stem)}.json and .md\n`);
   return stem;
 }

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { SMOLLM2_135M, importAdapter, writeRandomAdapters } from './adapters.ts';
+import { importAdapter, SMOLLM2_135M, writeRandomAdapters } from './adapters.ts';
 import {
   createLimitedKey,
   llamaServerVersion,
