@@ -95,7 +95,10 @@ class ByteWriter {
     this.bytes.set(data, at);
   }
   scalar(type: GgufScalarType, value: GgufScalar): void {
-    if (type === 'string') return this.string(String(value));
+    if (type === 'string') {
+      this.string(String(value));
+      return;
+    }
     const size = { u8: 1, i8: 1, bool: 1, u16: 2, i16: 2, u32: 4, i32: 4, f32: 4, u64: 8, i64: 8, f64: 8 }[type];
     const at = this.room(size);
     const b = this.bytes;

@@ -1,0 +1,37 @@
+/** Bounds of what an adapter may be and cost. */
+export const ADAPTER_LIMITS = {
+  /** Weights file. Rank 256 in f32 on all layers of a 7B model has 2.6 GB; half precision or a lower rank fits. */
+  fileBytesMax: 2 * 1024 * 1024 * 1024,
+  configBytesMax: 256 * 1024,
+  /** JSON header of a safetensors file: about 130 bytes a tensor. */
+  headerBytesMax: 4 * 1024 * 1024,
+  tensorsMax: 20_000,
+  tensorNameBytesMax: 512,
+  rankMax: 256,
+  /** Beyond this |alpha| no training ends; it also keeps scale × weight far from overflow. */
+  alphaMax: 1_000_000,
+  patternsMax: 1024,
+  /** Characters of one pattern. */
+  patternLengthMax: 1024,
+  /** Instructions a pattern may compile to; bounds counted repetition. */
+  patternStatesMax: 4096,
+  patternDepthMax: 32,
+  /** Free space that an import leaves on the disk. */
+  diskReserveBytes: 64 * 1024 * 1024,
+  /** Files of one upload; more than these two are read over. */
+  uploadFilesMax: 32,
+  /** Bytes of a weights file read at a time. */
+  readBytes: 4 * 1024 * 1024,
+  namesMax: 100_000,
+} as const;
+
+/** Downloads from the hub. */
+export const HUB_LIMITS = {
+  /** Until the headers of an answer are there. */
+  headersMs: 15_000,
+  /** Longest silence within a body. */
+  idleMs: 30_000,
+  /** A whole download. */
+  totalMs: 30 * 60_000,
+  redirectsMax: 5,
+} as const;
