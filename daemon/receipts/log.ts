@@ -376,7 +376,7 @@ export class ReceiptLog implements ReceiptLogApi {
     if (this.#probeTimer) clearTimeout(this.#probeTimer);
     await this.#draining;
     await this.#probing;
-    this.#store.close();
+    await this.#store.settleAndClose();
     this.onChange();
   }
 

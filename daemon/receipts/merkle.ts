@@ -247,9 +247,10 @@ export function verifyConsistency(claim: ConsistencyClaim): boolean {
   const newSize = toUint64(claim.newSize);
   const { oldRoot, newRoot, proof } = claim;
   if (oldSize === null || newSize === null || newSize < oldSize) return false;
-  if (!isHash(oldRoot) || !isHash(newRoot) || !areHashes(proof)) return false;
-  if (oldSize === 0n) return false;
+  if (oldSize === 0n || !areHashes(proof)) return false;
+  if (!(oldRoot instanceof Uint8Array && newRoot instanceof Uint8Array)) return false;
   if (oldSize === newSize) return proof.length === 0 && equal(oldRoot, newRoot);
+  if (!isHash(oldRoot) || !isHash(newRoot)) return false;
   const shift = trailingZeros(oldSize);
   const inner = bitLength((oldSize - 1n) ^ (newSize - 1n)) - shift;
   const border = popCount((oldSize - 1n) >> BigInt(inner + shift));

@@ -50,6 +50,16 @@ export class ReceiptStore {
     this.#database.client.close();
   }
 
+  /** Moves the write-ahead log into the file, so that after a clean stop daemon.db alone is a whole copy; then closes. */
+  async settleAndClose(): Promise<void> {
+    try {
+      await this.#database.client.execute('PRAGMA wal_checkpoint(TRUNCATE)');
+    } catch {
+      // Only tidying up: the next open reads the write-ahead log.
+    }
+    this.close();
+  }
+
   async size(): Promise<number> {
     const [row] = await this.#database.db.select({ last: max(receipts.leafIndex) }).from(receipts);
     return row?.last === null || row?.last === undefined ? 0 : Number(row.last) + 1;
