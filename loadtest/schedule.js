@@ -107,9 +107,11 @@ export function buildSchedule(options) {
   /** @param {[number, number]} range */
   const draw = ([low, high]) => low + Math.floor(uniform() * (high - low));
   // Drawn column by column, in the order of the original, so that changing cv or the rate leaves adapters and lengths alone.
-  const picked = Array.from({ length: count }, () =>
-    adapters === 0 ? (uniform(), -1) : adapterIndex(adapters, alpha, uniform()),
-  );
+  const picked = Array.from({ length: count }, () => {
+    // Drawn even without adapters, so that the base-only run has the same lengths and times.
+    const u = uniform();
+    return adapters === 0 ? -1 : adapterIndex(adapters, alpha, u);
+  });
   const inputs = Array.from({ length: count }, () => draw(inputTokens));
   const outputs = Array.from({ length: count }, () => draw(outputTokens));
   let clock = 0;

@@ -9,7 +9,7 @@ import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { createLimitedKey, freePort, ProcessGroup } from './processes.ts';
+import { createLimitedKey, freePort, ProcessTree } from './processes.ts';
 import { number, projectFolder, type Report, spread } from './report.ts';
 import { stream } from './sse.ts';
 import { median, quantile, summarize } from './stats.ts';
@@ -42,7 +42,7 @@ interface Contender {
   body: (tokens: number, streamed: boolean) => unknown;
   /** The direct contender that its added latency is counted from. */
   direct?: string;
-  group?: ProcessGroup;
+  tree?: ProcessTree;
 }
 
 interface Sent {
@@ -82,7 +82,7 @@ function send(agent: http.Agent, contender: Contender, body: string): Promise<Se
 async function sendChecked(agent: http.Agent, contender: Contender, body: string): Promise<Sent> {
   const sent = await send(agent, contender, body);
   if (sent.status !== 200)
-    throw new Error(`${contender.name} answered ${sent.status}\n${contender.group?.logTail() ?? ''}`);
+    throw new Error(`${contender.name} answered ${sent.status}\n${contender.tree?.logTail() ?? ''}`);
   return sent;
 }
 
@@ -112,19 +112,19 @@ const chatBody = (model: string) => (tokens: number, streamed: boolean) => ({
 
 async function startContenders(
   work: string,
-  groups: ProcessGroup[],
+  trees: ProcessTree[],
   log: (line: string) => void,
 ): Promise<{ contenders: Contender[]; notes: string[] }> {
   const notes: string[] = [];
   const start = (name: string, args: string[], env: Record<string, string>) => {
     const logFile = path.join(work, `${name}.log`);
-    const group = new ProcessGroup(name, process.execPath, args, {
+    const tree = new ProcessTree(name, process.execPath, args, {
       cwd: projectFolder,
       env: { ...process.env, ...env },
       logFile,
     });
-    groups.push(group);
-    return group;
+    trees.push(tree);
+    return tree;
   };
   const upstreamPort = await freePort();
   const upstream = start(
@@ -163,7 +163,7 @@ async function startContenders(
       headers: { authorization: `Bearer ${key}` },
       body: chatBody(UPSTREAM_MODEL),
       direct: 'direct (daemon protocol)',
-      group: ours,
+      tree: ours,
     },
     {
       name: 'direct (OpenAI)',
@@ -196,7 +196,7 @@ async function startContenders(
       },
       body: chatBody(UPSTREAM_MODEL),
       direct: 'direct (OpenAI)',
-      group: portkey,
+      tree: portkey,
     });
   }
   return { contenders, notes };
@@ -239,9 +239,9 @@ export async function gateway(
   log: (line: string) => void,
 ): Promise<{ report: Report; versions: Record<string, string> }> {
   const work = mkdtempSync(path.join(os.tmpdir(), 'bench-gateway-'));
-  const groups: ProcessGroup[] = [];
+  const trees: ProcessTree[] = [];
   try {
-    const { contenders, notes } = await startContenders(work, groups, log);
+    const { contenders, notes } = await startContenders(work, trees, log);
     const measured = new Map<string, Measured>(
       contenders.map((c) => [
         c.name,
@@ -257,14 +257,14 @@ export async function gateway(
     for (let round = 0; round < options.rounds; round++) {
       for (let i = 0; i < options.requests; i++) for (const c of contenders) of(c).latencyMs.push((await one(c)).ms);
       for (const c of contenders) {
-        const before = c.group?.cpuMs() ?? Number.NaN;
+        const before = c.tree?.cpuMs() ?? Number.NaN;
         const { requestsPerSecond, count } = await load(c, options.connections, options.loadSeconds);
         of(c).requestsPerSecond.push(requestsPerSecond);
-        of(c).cpuMicrosPerRequest.push((((c.group?.cpuMs() ?? Number.NaN) - before) * 1000) / count);
+        of(c).cpuMicrosPerRequest.push((((c.tree?.cpuMs() ?? Number.NaN) - before) * 1000) / count);
       }
       for (const c of contenders) {
-        if (!c.group) continue;
-        const before = c.group.cpuMs();
+        if (!c.tree) continue;
+        const before = c.tree.cpuMs();
         const result = await stream({
           url: c.url + c.path,
           headers: c.headers,
@@ -272,7 +272,7 @@ export async function gateway(
         });
         if (result.completionTokens !== options.streamTokens)
           throw new Error(`${c.name} streamed ${result.completionTokens} tokens`);
-        of(c).cpuMicrosPerToken.push(((c.group.cpuMs() - before) * 1000) / options.streamTokens);
+        of(c).cpuMicrosPerToken.push(((c.tree.cpuMs() - before) * 1000) / options.streamTokens);
       }
       log(`round ${round + 1} done`);
     }
@@ -282,7 +282,7 @@ export async function gateway(
       versions: { '@portkey-ai/gateway': PORTKEY },
     };
   } finally {
-    for (const group of groups) await group.stop();
+    for (const tree of trees) await tree.stop();
     rmSync(work, { recursive: true, force: true });
   }
 }
@@ -304,8 +304,8 @@ function gatewayReport(
       added(0.5),
       added(0.99),
       spread(summarize(m.requestsPerSecond)),
-      c.group ? spread(summarize(m.cpuMicrosPerRequest)) : '',
-      c.group ? spread(summarize(m.cpuMicrosPerToken)) : '',
+      c.tree ? spread(summarize(m.cpuMicrosPerRequest)) : '',
+      c.tree ? spread(summarize(m.cpuMicrosPerToken)) : '',
     ];
   });
   const ours = measured.get('modelfactory') as Measured;

@@ -120,7 +120,7 @@ export function buildReferenceTool(): string {
   return program;
 }
 
-const escape = (text: string) => text.replaceAll('\\', '\\\\').replaceAll('\n', '\\n');
+const escapeLine = (text: string) => text.replaceAll('\\', '\\\\').replaceAll('\n', '\\n');
 
 /**
  * Runs the reference and hands over one sequence at a time (50 prompts × 90 positions × 49,152 logits are 900 MB, too much
@@ -133,7 +133,7 @@ export function* reference(options: ReferenceOptions): Generator<ReferenceSequen
     const input = path.join(folder, 'in.txt');
     const output = path.join(folder, 'out.bin');
     const isText = typeof options.sequences[0] === 'string';
-    const lines = options.sequences.map((s) => (typeof s === 'string' ? escape(s) : s.join(' ')));
+    const lines = options.sequences.map((s) => (typeof s === 'string' ? escapeLine(s) : s.join(' ')));
     writeFileSync(input, `${lines.join('\n')}\n`);
     const args = [
       options.modelPath,

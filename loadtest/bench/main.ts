@@ -66,6 +66,15 @@ async function run(): Promise<void> {
       outcome = await quality({ ...QUALITY_DEFAULTS, ...quick, modelPath: modelPath(values.model) }, log);
       break;
     }
+    case 'swap': {
+      const { swap, SWAP_DEFAULTS } = await import('./swap.ts');
+      const quick = values.quick ? { rounds: 1, swaps: 50, loads: 10, outputTokens: 16, steps: 40 } : {};
+      outcome = await swap(
+        { ...SWAP_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}), modelPath: modelPath(values.model) },
+        log,
+      );
+      break;
+    }
     case 'gateway': {
       const { gateway, GATEWAY_DEFAULTS } = await import('./gateway.ts');
       const quick = values.quick ? { rounds: 1, requests: 50, loadSeconds: 1, streamTokens: 500 } : {};
@@ -80,6 +89,9 @@ async function run(): Promise<void> {
   if (values.quick) outcome.report.name += '-quick';
   publish(outcome.report, runInfo(args, outcome.versions));
 }
+
+// An exit runs the handlers that end the measured programs; the default of a signal does not.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130));
 
 run().catch((error: Error) => {
   process.stderr.write(`${error.message}\n`);

@@ -1,12 +1,13 @@
 /**
- * The two programs under measurement, each in its own process group. Only one of them may run at a time: ggml's threads
- * spin while they wait, so the other group is stopped with SIGSTOP while its rival is measured.
+ * The programs under measurement, each with its descendants. Only one of them may run at a time: ggml's threads spin while
+ * they wait, so the other one is stopped with SIGSTOP while its rival is measured.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { createWriteStream, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { projectFolder } from './report.ts';
 
 const START_TIMEOUT_MS = 120_000;
@@ -26,8 +27,24 @@ export async function freePort(): Promise<number> {
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
+/** [pid, parent] of every process; the supervisor's children have groups of their own, so a process group is not enough. */
+function processTable(): [number, number][] {
+  const listed = spawnSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' });
+  return (listed.stdout ?? '')
+    .trim()
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/).map(Number) as [number, number]);
+}
+
+/** `root` and all that descend from it, parents first. */
+export function familyOf(root: number, table: readonly (readonly [number, number])[]): number[] {
+  const family = [root];
+  for (let i = 0; i < family.length; i++) for (const [pid, parent] of table) if (parent === family[i]) family.push(pid);
+  return family;
+}
+
 /** A child and its descendants; stderr and stdout go to a log file whose tail is quoted when the child dies. */
-export class ProcessGroup {
+export class ProcessTree {
   readonly name: string;
   readonly logFile: string;
   readonly pid: number;
@@ -57,15 +74,21 @@ export class ProcessGroup {
     this.child.on('exit', () => {
       this.exited = true;
     });
-    // A stopped group would outlive us for ever.
+    // A stopped process would outlive us for ever.
     process.on('exit', this.onExit);
   }
 
+  private family(): number[] {
+    return familyOf(this.pid, processTable());
+  }
+
   private signal(signal: NodeJS.Signals): void {
-    try {
-      process.kill(-this.pid, signal);
-    } catch {
-      // Nobody of the group is left.
+    for (const pid of this.family()) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // Ended meanwhile.
+      }
     }
   }
 
@@ -81,19 +104,18 @@ export class ProcessGroup {
     this.signal('SIGCONT');
   }
 
-  /** CPU milliseconds that all processes of the group have used so far (Linux; NaN elsewhere). Resolution: one clock tick, 10 ms. */
+  /** CPU milliseconds that the processes have used so far (Linux; NaN elsewhere). Resolution: one clock tick, 10 ms. */
   cpuMs(): number {
     if (process.platform !== 'linux') return Number.NaN;
     let ticks = 0;
-    for (const entry of readdirSync('/proc')) {
-      if (!/^\d+$/.test(entry)) continue;
+    for (const pid of this.family()) {
       try {
-        const stat = readFileSync(`/proc/${entry}/stat`, 'utf8');
-        // The name in brackets may hold blanks; the fields after it are state, ppid, pgrp, …, utime (12th), stime (13th).
+        const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+        // The name in brackets may hold blanks; the fields after it are state, ppid, …, utime (12th), stime (13th).
         const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-        if (Number(fields[2]) === this.pid) ticks += Number(fields[11]) + Number(fields[12]);
+        ticks += Number(fields[11]) + Number(fields[12]);
       } catch {
-        // That process has ended meanwhile.
+        // Ended meanwhile.
       }
     }
     return ticks * 10;
@@ -122,10 +144,20 @@ export class ProcessGroup {
 
   async stop(): Promise<void> {
     this.resume();
-    this.signal('SIGTERM');
+    const family = this.family();
+    // The first process tells the others in its own order; whoever is left after a while is killed.
+    if (this.alive) this.child.kill('SIGTERM');
     const deadline = Date.now() + STOP_TIMEOUT_MS;
     while (this.alive && Date.now() < deadline) await sleep(POLL_MS);
-    this.signal('SIGKILL');
+    if (this.alive) {
+      for (const pid of family) {
+        try {
+          process.kill(pid, 'SIGKILL');
+        } catch {
+          // Ended meanwhile.
+        }
+      }
+    }
     process.off('exit', this.onExit);
   }
 }
@@ -140,7 +172,7 @@ export interface PeerOptions {
 }
 
 export interface Server {
-  group: ProcessGroup;
+  tree: ProcessTree;
   url: string;
 }
 
@@ -158,14 +190,14 @@ export async function startLlamaServer(options: PeerOptions): Promise<Server> {
   const args = ['-m', options.modelPath, '-t', String(options.threads), '-tb', String(options.threads)];
   if (options.loraPaths.length > 0) args.push('--lora', options.loraPaths.join(','), '--lora-init-without-apply');
   args.push('-np', String(options.parallel), '-c', '8192', '--host', '127.0.0.1', '--port', String(port), '--no-webui');
-  const group = new ProcessGroup('llama-server', path.join(folder, 'llama-server'), args, {
+  const tree = new ProcessTree('llama-server', path.join(folder, 'llama-server'), args, {
     cwd: options.logFolder,
     env: { ...process.env, LD_LIBRARY_PATH: folder },
     logFile: path.join(options.logFolder, 'llama-server.log'),
   });
   const url = `http://127.0.0.1:${port}`;
-  await group.ready(`${url}/health`);
-  return { group, url };
+  await tree.ready(`${url}/health`);
+  return { tree, url };
 }
 
 /** First line of what `llama-server --version` says. */
@@ -185,14 +217,18 @@ export interface OurServer extends Server {
   stop(): Promise<void>;
 }
 
+/** What `npm start` runs once everything is installed. */
+const SUPERVISE = `import { start } from ${JSON.stringify(pathToFileURL(path.join(projectFolder, 'bin/supervisor/main.ts')).href)};
+process.exitCode = await start();`;
+
 /** Starts the product as a user would (supervisor, gateway, daemon), with a data folder of its own. */
 export async function startOurs(options: { modelPath: string; env?: Record<string, string> }): Promise<OurServer> {
   const dataFolder = mkdtempSync(path.join(os.tmpdir(), 'modelfactory-bench-'));
   const port = await freePort();
-  const group = new ProcessGroup(
+  const tree = new ProcessTree(
     'modelfactory',
     process.execPath,
-    ['--import', 'tsx', path.join(projectFolder, 'bin', 'supervisor.ts')],
+    ['--import', 'tsx', '--input-type=module', '--eval', SUPERVISE],
     {
       cwd: projectFolder,
       env: {
@@ -207,14 +243,14 @@ export async function startOurs(options: { modelPath: string; env?: Record<strin
     },
   );
   const stop = async () => {
-    await group.stop();
+    await tree.stop();
     rmSync(dataFolder, { recursive: true, force: true });
   };
   const url = `http://127.0.0.1:${port}`;
   try {
-    await group.ready(`${url}/health`);
+    await tree.ready(`${url}/health`);
     const adminKey = readFileSync(path.join(dataFolder, 'admin.key'), 'utf8').trim();
-    return { group, url, adminKey, dataFolder, stop };
+    return { tree, url, adminKey, dataFolder, stop };
   } catch (error) {
     await stop();
     throw error;

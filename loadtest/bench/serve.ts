@@ -89,7 +89,7 @@ export function condense(group: GroupResult): Round['result'] {
 }
 
 const adapterName = (i: number) => `bench-${i}`;
-/** After SIGCONT and between groups: lets sockets, timers and clocks of the woken side settle. */
+/** After SIGCONT and between trees: lets sockets, timers and clocks of the woken side settle. */
 const SETTLE_MS = 300;
 
 interface Target {
@@ -191,26 +191,26 @@ export async function serve(
         parallel: options.clients,
         logFolder: work,
       });
-      closers.push(() => server.group.stop());
+      closers.push(() => server.tree.stop());
       targets.push({ side: 'peer', server, request: peerRequest });
-      server.group.pause();
+      server.tree.pause();
     }
     const ours = await prepareOurs(options, adapters);
     closers.push(() => ours.server.stop());
     targets.push(ours.target);
-    ours.server.group.pause();
+    ours.server.tree.pause();
 
     const prompt = promptSource(options.seed, options.promptWords);
     const list = scenarios(options.clients);
     const measure = async (target: Target, scenario: Scenario, outputTokens: number) => {
-      target.server.group.resume();
+      target.server.tree.resume();
       await sleep(SETTLE_MS);
       try {
         return await runGroup(target, scenario, prompt, outputTokens);
       } catch (error) {
-        throw new Error(`${(error as Error).message}\n${target.server.group.logTail()}`);
+        throw new Error(`${(error as Error).message}\n${target.server.tree.logTail()}`);
       } finally {
-        target.server.group.pause();
+        target.server.tree.pause();
       }
     };
     log('warming up');

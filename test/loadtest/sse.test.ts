@@ -29,7 +29,7 @@ describe('the streaming client', () => {
       response.write(text('a'));
       await pause(40);
       response.write(text('b'));
-      response.end(event({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2 } }) + 'data: [DONE]\n\n');
+      response.end(`${event({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2 } })}data: [DONE]\n\n`);
     });
     const result = await stream({ url, body: {} });
     expect(result.text).toBe('ab');
