@@ -4,10 +4,11 @@ import { spawnSync } from 'node:child_process';
  * `npm run check [-- --fix]`: format and lint (biome), types (tsc), C++ format (clang-format, where it is installed).
  * Needs node_modules; every check runs, also after one has failed.
  */
-import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { bootstrap } from './bootstrap.mjs';
 import { root } from './setup/paths.mjs';
+import { parseVersion } from './setup/requirements.mjs';
 import { capture, main, say } from './setup/run.mjs';
 
 /** Runs all checks. Returns one result each: name, and `passed`, `failed` or `skipped`. */
@@ -24,20 +25,34 @@ function types() {
   return execute('tsc (types)', process.execPath, [binOf('typescript/bin/tsc'), '-p', '.']);
 }
 
+/** Versions of clang-format break lines differently: only the one that the sources were formatted with can judge them. */
+const CLANG_FORMAT_MAJOR = 14;
+
 function cxxFormat(fix) {
   const name = 'clang-format (C++)';
-  const files = cxxFiles(join(root, 'addon', 'src'));
-  if (!capture('clang-format', ['--version'])) return skip(name, 'clang-format is not installed');
+  const command = [`clang-format-${CLANG_FORMAT_MAJOR}`, 'clang-format'].find(
+    (candidate) => parseVersion(capture(candidate, ['--version']))?.[0] === CLANG_FORMAT_MAJOR,
+  );
+  if (!command) return skip(name, `clang-format ${CLANG_FORMAT_MAJOR} is not installed`);
+  const files = ['src', 'tools'].flatMap((folder) => cxxFiles(join(root, 'addon', folder)));
   if (files.length === 0) return skip(name, 'there is no C++ here');
-  return execute(name, 'clang-format', [...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...files]);
+  if (fix) return execute(name, command, ['-i', ...files]);
+  const wrong = files.filter(
+    (file) => spawnSync(command, ['--dry-run', '-Werror', file], { stdio: 'ignore' }).status !== 0,
+  );
+  for (const file of wrong) say(`${relative(root, file)} is not formatted; \`npm run check -- --fix\` formats it.`);
+  return report(name, wrong.length === 0);
 }
 
 function execute(name, command, args) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] });
   if (error) say(`${name}: ${error.message}`);
-  const state = status === 0 ? 'passed' : 'failed';
-  say(`${state === 'passed' ? 'ok    ' : 'FAILED'} ${name}`);
-  return { name, state };
+  return report(name, status === 0);
+}
+
+function report(name, isGood) {
+  say(`${isGood ? 'ok    ' : 'FAILED'} ${name}`);
+  return { name, state: isGood ? 'passed' : 'failed' };
 }
 
 function skip(name, why) {
@@ -50,6 +65,7 @@ function binOf(path) {
 }
 
 function cxxFiles(folder) {
+  if (!existsSync(folder)) return [];
   return readdirSync(folder, { withFileTypes: true, recursive: true })
     .filter((entry) => entry.isFile() && /\.(cpp|hpp|h)$/.test(entry.name))
     .map((entry) => join(entry.parentPath ?? entry.path, entry.name));
