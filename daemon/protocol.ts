@@ -8,7 +8,8 @@
  *   POST   /detokenize          DetokenizeRequest → DetokenizeResponse
  *   GET    /model               BaseModel
  *   GET    /adapters            { data: Adapter[] }
- *   POST   /adapters            AdapterAddRequest (JSON), or multipart/form-data with fields name and files → Adapter
+ *   POST   /adapters            AdapterAddRequest (JSON), or multipart/form-data with fields name and files → Adapter;
+ *                               ?name=N, where given, is the name and overrides the form's field (the gateway has checked it)
  *   GET    /adapters/{name}     Adapter
  *   DELETE /adapters/{name}     { name, deleted: true }
  *   POST   /adapters/{name}/load | /unload | /pin | /unpin → Adapter

@@ -1,0 +1,170 @@
+/** /api/adapters: add (from a path, the hub, or an upload piped straight through), list, remove, pin, load. */
+import type { Context } from 'hono';
+import { z } from '@hono/zod-openapi';
+import { type Adapter, adapterName } from '../../daemon/protocol.ts';
+import { canUseModel } from '../auth/scopes.ts';
+import { ApiError, badRequest, modelNotFound } from '../errors.ts';
+import { readJsonObject, tooLarge } from '../http/body.ts';
+import { parseWith } from '../http/validate.ts';
+import { limits } from '../limits.ts';
+import { deleteAdapter } from '../openai/models.ts';
+import type { AppEnv, Services } from '../services.ts';
+
+export const adapterAdd = z
+  .strictObject({ name: adapterName, source: z.string().min(1).max(4096), replace: z.boolean().default(false) })
+  .openapi('AdapterAddRequest');
+
+export const adapterView = z
+  .looseObject({
+    name: z.string(),
+    digest: z.string(),
+    rankMax: z.number(),
+    targets: z.array(z.string()),
+    bytes: z.number(),
+    created: z.number(),
+    tier: z.enum(['slot', 'host', 'disk']),
+    pinned: z.boolean(),
+    source: z.string(),
+  })
+  .openapi('Adapter');
+
+const HUB = /^hf:[\w.-]{1,96}\/[\w.-]{1,96}(@[\w.-]{1,96})?$/;
+
+/** What the caller may see; where the files came from is the operator's business. */
+function view(c: Context<AppEnv>, adapter: Adapter): Adapter {
+  const operator = c.get('principal').scopes.has('admin');
+  return operator || HUB.test(adapter.source) ? adapter : { ...adapter, source: 'local' };
+}
+
+function checkName(c: Context<AppEnv>, name: string): string {
+  const parsed = adapterName.safeParse(name);
+  if (!parsed.success)
+    throw badRequest('name', 'invalid_value', "Invalid 'name': use letters, digits, . _ : @ -; at most 128.");
+  if (!canUseModel(c.get('principal'), name)) throw modelNotFound(name);
+  return name;
+}
+
+export async function listAdapters(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const adapters = await services.pool.adapters();
+  return c.json({
+    object: 'list',
+    data: adapters.filter(({ name }) => canUseModel(c.get('principal'), name)).map((adapter) => view(c, adapter)),
+  });
+}
+
+export async function getAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const name = checkName(c, c.req.param('name') ?? '');
+  const adapter = (await services.pool.adapters()).find((one) => one.name === name);
+  if (adapter === undefined) throw modelNotFound(name);
+  return c.json(view(c, adapter));
+}
+
+export async function addAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const contentType = c.req.header('content-type') ?? '';
+  const adapter = contentType.toLowerCase().startsWith('multipart/form-data')
+    ? await upload(services, c, contentType)
+    : await addFromSource(services, c);
+  return c.json(view(c, adapter), 201);
+}
+
+async function addFromSource(services: Services, c: Context<AppEnv>): Promise<Adapter> {
+  const body = parseWith(adapterAdd, await readJsonObject(c.req.raw));
+  checkName(c, body.name);
+  // A path names files of the server: reading them is for its operator.
+  if (!HUB.test(body.source) && !c.get('principal').scopes.has('admin')) {
+    throw new ApiError(
+      403,
+      'permission_error',
+      'insufficient_scope',
+      'Adapters from a path of the server need the scope `admin`; upload the files or use hf:owner/repo.',
+      { param: 'source' },
+    );
+  }
+  await refuseBaseName(services, body.name);
+  const client = await services.pool.placement(body.name);
+  try {
+    return await client.addAdapter(body);
+  } finally {
+    services.pool.invalidate();
+  }
+}
+
+/**
+ * The name is needed to choose the daemon and to check the allow-list, and the body is not read here; so it stands in the query
+ * (`?name=`) and the daemon takes it from there too if the form has no such field.
+ */
+async function upload(services: Services, c: Context<AppEnv>, contentType: string): Promise<Adapter> {
+  const declared = Number(c.req.header('content-length') ?? 0);
+  if (declared > limits.uploadBytesMax) throw tooLarge(limits.uploadBytesMax);
+  const given = c.req.query('name');
+  const principal = c.get('principal');
+  if (given === undefined && (principal.models !== null || services.pool.clients.length > 1)) {
+    throw badRequest(
+      'name',
+      'missing_required_parameter',
+      "Missing required parameter: 'name' (as ?name= in the address of an upload).",
+    );
+  }
+  const name = given === undefined ? '' : checkName(c, given);
+  const { body } = c.req.raw;
+  if (body === null) throw badRequest('files', 'missing_required_parameter', "Missing required parameter: 'files'.");
+  let bytes = 0;
+  let overflow = false;
+  const counted = body.pipeThrough(
+    new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        bytes += chunk.byteLength;
+        if (bytes > limits.uploadBytesMax) {
+          overflow = true;
+          controller.error(tooLarge(limits.uploadBytesMax));
+        } else controller.enqueue(chunk);
+      },
+    }),
+  );
+  if (name !== '') await refuseBaseName(services, name);
+  const client = await services.pool.placement(name);
+  try {
+    return await client.uploadAdapter(counted, contentType, c.req.raw.signal, name);
+  } catch (error) {
+    if (overflow) throw tooLarge(limits.uploadBytesMax);
+    throw error;
+  } finally {
+    services.pool.invalidate();
+  }
+}
+
+async function refuseBaseName(services: Services, name: string): Promise<void> {
+  if ((await services.pool.models()).some((model) => model.adapter === null && model.id === name)) {
+    throw new ApiError(409, 'invalid_request_error', 'name_taken', `\`${name}\` is the base model's name.`, {
+      param: 'name',
+    });
+  }
+}
+
+export async function removeAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const name = checkName(c, c.req.param('name') ?? '');
+  await deleteAdapter(services, name);
+  return c.json({ name, deleted: true });
+}
+
+const ACTIONS = ['load', 'unload', 'pin', 'unpin'] as const;
+
+export async function actOnAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const name = checkName(c, c.req.param('name') ?? '');
+  const action = ACTIONS.find((one) => one === c.req.param('action'));
+  if (action === undefined)
+    throw new ApiError(
+      404,
+      'invalid_request_error',
+      'not_found',
+      'Unknown action; there are load, unload, pin and unpin.',
+    );
+  const holders = await services.pool.holders(name);
+  let adapter: Adapter | undefined;
+  try {
+    for (const client of holders) adapter = await client.adapterAction(name, action);
+  } finally {
+    services.pool.invalidate();
+  }
+  return c.json(view(c, adapter as Adapter));
+}

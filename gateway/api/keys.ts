@@ -1,0 +1,163 @@
+/** /api/keys: make, list, change and revoke API keys. A key can never hand out more than it may do itself. */
+import { z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { type Principal, SCOPES, type Scope } from '../auth/scopes.ts';
+import type { KeyRow } from '../db/schema.ts';
+import { ApiError, badRequest } from '../errors.ts';
+import { readJsonObject } from '../http/body.ts';
+import { parseWith } from '../http/validate.ts';
+import { limits } from '../limits.ts';
+import type { AppEnv, Services } from '../services.ts';
+
+const money = z.int().min(0).max(Number.MAX_SAFE_INTEGER);
+const keyLimits = {
+  requests_per_minute: z.int().min(1).max(limits.requestsPerMinuteMax).nullish(),
+  tokens_per_minute: z.int().min(1).max(limits.tokensPerMinuteMax).nullish(),
+  concurrency: z.int().min(1).max(100_000).nullish(),
+  budget_micros: money.nullish(),
+  models: z.array(z.string().min(1).max(256)).max(limits.allowListMax).nullish(),
+  /** Seconds since 1970. */
+  expires_at: z.int().min(0).max(1e11).nullish(),
+};
+const keyName = z.string().min(1).max(limits.keyNameCharactersMax);
+
+export const keyCreateRequest = z
+  .strictObject({
+    name: keyName,
+    scopes: z.array(z.enum(SCOPES)).min(1).max(SCOPES.length).default(['inference']),
+    ...keyLimits,
+  })
+  .openapi('KeyCreateRequest');
+export const keyPatchRequest = z.strictObject({ name: keyName.optional(), ...keyLimits }).openapi('KeyPatchRequest');
+
+export const keyView = z
+  .object({
+    id: z.string(),
+    object: z.literal('api_key'),
+    name: z.string(),
+    hint: z.string(),
+    scopes: z.array(z.string()),
+    models: z.array(z.string()).nullable(),
+    requests_per_minute: z.number().nullable(),
+    tokens_per_minute: z.number().nullable(),
+    concurrency: z.number().nullable(),
+    budget_micros: z.number().nullable(),
+    spent_micros: z.number(),
+    reserved_micros: z.number(),
+    created_at: z.number(),
+    expires_at: z.number().nullable(),
+    revoked_at: z.number().nullable(),
+  })
+  .openapi('ApiKey');
+
+const seconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000));
+
+function view(row: KeyRow): z.output<typeof keyView> {
+  return {
+    id: row.id,
+    object: 'api_key',
+    name: row.name,
+    hint: row.hint,
+    scopes: row.scopes,
+    models: row.models,
+    requests_per_minute: row.requestsPerMinute,
+    tokens_per_minute: row.tokensPerMinute,
+    concurrency: row.concurrency,
+    budget_micros: row.budgetMicros,
+    spent_micros: row.spentMicros,
+    reserved_micros: row.reservedMicros,
+    created_at: Math.floor(row.createdAt / 1000),
+    expires_at: seconds(row.expiresAt),
+    revoked_at: seconds(row.revokedAt),
+  };
+}
+
+function limitsOf(body: z.output<typeof keyPatchRequest>) {
+  return {
+    ...(body.requests_per_minute === undefined ? {} : { requestsPerMinute: body.requests_per_minute }),
+    ...(body.tokens_per_minute === undefined ? {} : { tokensPerMinute: body.tokens_per_minute }),
+    ...(body.concurrency === undefined ? {} : { concurrency: body.concurrency }),
+    ...(body.budget_micros === undefined ? {} : { budgetMicros: body.budget_micros }),
+    ...(body.models === undefined ? {} : { models: body.models }),
+    ...(body.expires_at === undefined ? {} : { expiresAt: body.expires_at === null ? null : body.expires_at * 1000 }),
+  };
+}
+
+function forbidden(message: string): ApiError {
+  return new ApiError(403, 'permission_error', 'insufficient_scope', message);
+}
+
+const isAdmin = (principal: Principal) => principal.scopes.has('admin');
+
+/** Whoever is not admin hands out at most its own scopes, models and life time, and no money at all if its own is limited. */
+function checkGrant(
+  principal: Principal,
+  grant: { scopes: readonly string[]; models: readonly string[] | null; expiresAt: number | null },
+): void {
+  if (isAdmin(principal)) return;
+  const scope = grant.scopes.find((one) => !principal.scopes.has(one));
+  if (scope !== undefined)
+    throw forbidden(`This key lacks the scope \`${scope}\`, so it cannot manage a key that has it.`);
+  if (principal.budgetMicros !== null) throw forbidden('A key with a budget cannot manage other keys.');
+  if (
+    principal.models !== null &&
+    (grant.models === null || grant.models.some((model) => !principal.models?.has(model)))
+  ) {
+    throw forbidden('This key cannot grant models beyond its own allow-list.');
+  }
+  if (principal.expiresAt !== null && (grant.expiresAt === null || grant.expiresAt > principal.expiresAt)) {
+    throw forbidden('This key cannot grant a longer life than its own.');
+  }
+}
+
+export async function createKey(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const body = parseWith(keyCreateRequest, await readJsonObject(c.req.raw));
+  const extra = limitsOf(body);
+  if (typeof extra.expiresAt === 'number' && extra.expiresAt <= services.now())
+    throw badRequest('expires_at', 'invalid_value', "Invalid 'expires_at': it lies in the past.");
+  checkGrant(c.get('principal'), {
+    scopes: body.scopes,
+    models: extra.models ?? null,
+    expiresAt: extra.expiresAt ?? null,
+  });
+  const { row, credential } = await services.keys.create({ name: body.name, scopes: body.scopes as Scope[], ...extra });
+  // The only time the credential is ever shown.
+  return c.json({ ...view(row), key: credential }, 201);
+}
+
+export async function listKeys(services: Services, c: Context<AppEnv>): Promise<Response> {
+  return c.json({ object: 'list', data: (await services.keys.list()).map(view) });
+}
+
+async function manageable(services: Services, c: Context<AppEnv>): Promise<KeyRow> {
+  const row = await services.keys.find(c.req.param('id') ?? '');
+  if (row === null)
+    throw new ApiError(404, 'invalid_request_error', 'key_not_found', 'There is no key with this id.', { param: 'id' });
+  const principal = c.get('principal');
+  const scope = isAdmin(principal) ? undefined : row.scopes.find((one) => !principal.scopes.has(one));
+  if (scope !== undefined)
+    throw forbidden(`This key lacks the scope \`${scope}\`, so it cannot manage a key that has it.`);
+  return row;
+}
+
+export async function patchKey(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const row = await manageable(services, c);
+  const body = parseWith(keyPatchRequest, await readJsonObject(c.req.raw));
+  const extra = limitsOf(body);
+  checkGrant(c.get('principal'), {
+    scopes: row.scopes,
+    models: extra.models === undefined ? row.models : extra.models,
+    expiresAt: extra.expiresAt === undefined ? row.expiresAt : extra.expiresAt,
+  });
+  const changed = await services.keys.patch(row.id, {
+    ...(body.name === undefined ? {} : { name: body.name }),
+    ...extra,
+  });
+  return c.json(view(changed ?? row));
+}
+
+export async function revokeKey(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const row = await manageable(services, c);
+  const revoked = await services.keys.revoke(row.id);
+  return c.json(view(revoked ?? row));
+}

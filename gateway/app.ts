@@ -1,0 +1,198 @@
+/**
+ * The gateway as a function of Request: Web-standard APIs only, so the same app runs on Node and Deno. Order of events for a request:
+ * id and clock → header limit → route → key and scope → handler (body, model, limits, budget, daemon) → headers, log line, metrics.
+ */
+import { OpenAPIHono } from '@hono/zod-openapi';
+import type { Context, MiddlewareHandler } from 'hono';
+import { authenticate } from './auth/authenticate.ts';
+import { BudgetLedger } from './auth/budget.ts';
+import { KeyStore } from './auth/key-store.ts';
+import { RateLimiter } from './auth/rate-limit.ts';
+import type { Price } from './config.ts';
+import { DaemonClient, type Fetch } from './daemons/client.ts';
+import { DaemonPool } from './daemons/pool.ts';
+import type { Database } from './db/open.ts';
+import { ApiError, errorResponse, toApiError } from './errors.ts';
+import { isClientRequestId, randomHex } from './http/ids.ts';
+import { limits } from './limits.ts';
+import { writeRecord } from './openai/run.ts';
+import { Settler } from './openai/settler.ts';
+import type { HealthSources } from './ops/health.ts';
+import { Metrics } from './ops/metrics.ts';
+import { describe, honoPath, type Route, routesOf } from './routes.ts';
+import type { AppEnv, Log, RequestRecord, Services } from './services.ts';
+
+export interface AppDeps {
+  db: Database;
+  /** No other gateway shares the database: caches may live longer. */
+  exclusiveDatabase: boolean;
+  daemons: { urls: string[]; token: string; fetch: Fetch };
+  price: Price;
+  log: Log;
+  /** /metrics without a key, for callers that did not come through a proxy. */
+  openMetrics: boolean;
+  version: string;
+  supervisor?: () => Promise<unknown>;
+  now?: () => number;
+}
+
+export interface App {
+  fetch: (request: Request) => Response | Promise<Response>;
+  services: Services;
+  routes: Route[];
+  openapi: () => unknown;
+}
+
+/** OpenAI's own answers name their API version; ours is compatible with this one. */
+const OPENAI_VERSION = '2020-10-01';
+
+export function createApp(deps: AppDeps): App {
+  const now = deps.now ?? Date.now;
+  const startedAt = now();
+  const pool = new DaemonPool(
+    deps.daemons.urls.map((url) => new DaemonClient({ url, token: deps.daemons.token, fetch: deps.daemons.fetch })),
+    now,
+  );
+  const ledger = new BudgetLedger(deps.db.$client, now);
+  const services: Services = {
+    keys: new KeyStore(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 5_000 }),
+    limiter: new RateLimiter(now),
+    ledger,
+    pool,
+    settler: new Settler(ledger, pool, deps.log),
+    metrics: new Metrics(),
+    log: deps.log,
+    price: deps.price,
+    now,
+  };
+
+  const app = new OpenAPIHono<AppEnv>();
+  const document = {
+    openapi: '3.1.0',
+    info: {
+      title: 'modelfactory',
+      version: deps.version,
+      description: 'OpenAI-compatible inference over many LoRA adapters, with receipts.',
+    },
+  };
+  const openapi = () => app.getOpenAPI31Document(document);
+  const healthSources: HealthSources = {
+    version: deps.version,
+    startedAt,
+    database: () => deps.db.$client.execute('SELECT 1'),
+    supervisor: deps.supervisor ?? (() => Promise.resolve(null)),
+  };
+  const routes = routesOf(services, { health: healthSources, openMetrics: deps.openMetrics, openapi });
+
+  app.use(account(services));
+  app.onError((error, c) => refuse(c, error));
+  app.notFound((c) => refuse(c, missing(c, routes)));
+  for (const route of routes) {
+    app.on(route.method.toUpperCase(), honoPath(route), guard(services, route, deps.openMetrics), route.handler);
+  }
+  describe(app, routes);
+  return { fetch: (request) => app.fetch(request), services, routes, openapi };
+}
+
+/** First in, last out: the record, the headers every answer has, the log line. */
+function account(services: Services): MiddlewareHandler<AppEnv> {
+  return async (c, next) => {
+    const given = c.req.header('x-request-id');
+    const record: RequestRecord = {
+      requestId: isClientRequestId(given) ? given : `req_${randomHex(16)}`,
+      method: c.req.method,
+      route: '(unknown)',
+      startedAt: services.now(),
+      status: 0,
+    };
+    const headers: Record<string, string> = {
+      'x-request-id': record.requestId,
+      'openai-version': OPENAI_VERSION,
+      'x-content-type-options': 'nosniff',
+    };
+    c.set('record', record);
+    c.set('headers', headers);
+    services.metrics.begin();
+    if (headerBytes(c.req.raw.headers) > limits.headerBytesMax) {
+      c.res = refuse(
+        c,
+        new ApiError(
+          431,
+          'invalid_request_error',
+          'headers_too_large',
+          `The request headers are larger than ${limits.headerBytesMax} bytes.`,
+        ),
+      );
+    } else {
+      await next();
+    }
+    headers['openai-processing-ms'] = String(Math.round(services.now() - record.startedAt));
+    for (const name in headers) if (!c.res.headers.has(name)) c.res.headers.set(name, headers[name] as string);
+    if (record.deferred) return;
+    record.status = c.res.status;
+    writeRecord(services, record);
+  };
+}
+
+function headerBytes(headers: Headers): number {
+  let bytes = 0;
+  headers.forEach((value, name) => {
+    bytes += name.length + value.length + 4;
+  });
+  return bytes;
+}
+
+function guard(services: Services, route: Route, openMetrics: boolean): MiddlewareHandler<AppEnv> {
+  return async (c, next) => {
+    const record = c.get('record');
+    record.route = route.path;
+    const open = route.access === 'public' || (route.access === 'metrics' && openMetrics && !isForwarded(c));
+    if (!open) {
+      const principal = await authenticate(services.keys, c.req.header('authorization'), route.access);
+      c.set('principal', principal);
+      record.keyId = principal.keyId;
+    }
+    await next();
+  };
+}
+
+/** Came through a proxy, so the peer is not who is asking. */
+function isForwarded(c: Context<AppEnv>): boolean {
+  return ['forwarded', 'x-forwarded-for', 'x-real-ip', 'via'].some((name) => c.req.header(name) !== undefined);
+}
+
+/** The one place where a failure becomes HTTP. */
+function refuse(c: Context<AppEnv>, thrown: unknown): Response {
+  const error = toApiError(thrown);
+  const record = c.get('record');
+  record.code = error.code;
+  if (error.cause !== undefined) record.cause = error.cause;
+  return errorResponse(error);
+}
+
+/** 405 if the path exists under another method, else 404. */
+function missing(c: Context<AppEnv>, routes: Route[]): ApiError {
+  const allowed = routes
+    .filter((route) => patternOf(route).test(c.req.path))
+    .map((route) => route.method.toUpperCase());
+  if (allowed.length > 0) {
+    const message = `This address does not take ${c.req.method.slice(0, 16)}; it takes ${allowed.join(', ')}.`;
+    return new ApiError(405, 'invalid_request_error', 'method_not_allowed', message, {
+      headers: { allow: allowed.join(', ') },
+    });
+  }
+  return new ApiError(
+    404,
+    'invalid_request_error',
+    'unknown_url',
+    'Unknown address. GET /openapi.json lists what there is.',
+  );
+}
+
+function patternOf(route: Route): RegExp {
+  const source = route.path
+    .replaceAll(/[.]/g, '\\.')
+    .replaceAll('{tile}', '.+')
+    .replaceAll(/\{\w+\}/g, '[^/]+');
+  return new RegExp(`^${source}$`);
+}

@@ -1,0 +1,133 @@
+/**
+ * API keys: `mf-` and 256 random bits, shown once, kept as the SHA-256 of the whole credential.
+ * Lookups are cached under that full hash and nothing shorter (a cache keyed by a prefix lets one key pass as another).
+ * Revocation here is effective with the next request; other gateways on the same database learn of it when their cache entry ends.
+ */
+import { and, desc, eq, isNull } from 'drizzle-orm';
+import { LRUCache } from 'lru-cache';
+import type { Database } from '../db/open.ts';
+import { type KeyRow, keys } from '../db/schema.ts';
+import { randomBase64Url, randomHex, sha256Hex } from '../http/ids.ts';
+import { limits } from '../limits.ts';
+import type { Principal, Scope } from './scopes.ts';
+
+const CREDENTIAL = /^mf-[A-Za-z0-9_-]{43}$/;
+
+export interface KeyLimits {
+  requestsPerMinute?: number | null;
+  tokensPerMinute?: number | null;
+  concurrency?: number | null;
+  budgetMicros?: number | null;
+  models?: string[] | null;
+  expiresAt?: number | null;
+}
+
+export interface NewKey extends KeyLimits {
+  name: string;
+  scopes: Scope[];
+}
+
+export type KeyPatch = KeyLimits & { name?: string };
+
+type CacheEntry = { principal: Principal | null };
+
+export class KeyStore {
+  readonly #db: Database;
+  readonly #now: () => number;
+  readonly #cache: LRUCache<string, CacheEntry>;
+  readonly #cacheMs: number;
+  /** Counts changes; an answer read before a change must not be cached after it. */
+  #epoch = 0;
+
+  /** @param options.cacheMs how long a key that another gateway revoked may still pass here. */
+  constructor(db: Database, options: { now: () => number; cacheMs: number }) {
+    this.#db = db;
+    this.#now = options.now;
+    this.#cacheMs = options.cacheMs;
+    this.#cache = new LRUCache({ max: limits.keyCacheEntriesMax, ttl: options.cacheMs, perf: { now: options.now } });
+  }
+
+  /** The holder of a credential, or null: unknown, revoked, expired and malformed are not told apart. */
+  async authenticate(credential: string): Promise<Principal | null> {
+    if (!CREDENTIAL.test(credential)) return null;
+    const hash = await sha256Hex(credential);
+    let entry = this.#cache.get(hash);
+    if (entry === undefined) {
+      const epoch = this.#epoch;
+      const [row] = await this.#db
+        .select()
+        .from(keys)
+        .where(and(eq(keys.hash, hash), isNull(keys.revokedAt)));
+      entry = { principal: row === undefined ? null : await principalOf(row) };
+      const ttl = entry.principal === null ? Math.min(limits.unknownKeyCacheMs, this.#cacheMs) : this.#cacheMs;
+      if (epoch === this.#epoch) this.#cache.set(hash, entry, { ttl });
+    }
+    const { principal } = entry;
+    if (principal?.expiresAt != null && principal.expiresAt <= this.#now()) return null;
+    return principal;
+  }
+
+  /** @returns the row and the credential, which exists only in this return value. */
+  async create(input: NewKey): Promise<{ row: KeyRow; credential: string }> {
+    const credential = `mf-${randomBase64Url(32)}`;
+    const values = {
+      id: `key_${randomHex(12)}`,
+      name: input.name,
+      hash: await sha256Hex(credential),
+      hint: `${credential.slice(0, 7)}…`,
+      scopes: input.scopes as string[],
+      models: input.models ?? null,
+      requestsPerMinute: input.requestsPerMinute ?? null,
+      tokensPerMinute: input.tokensPerMinute ?? null,
+      concurrency: input.concurrency ?? null,
+      budgetMicros: input.budgetMicros ?? null,
+      createdAt: this.#now(),
+      expiresAt: input.expiresAt ?? null,
+    };
+    const [row] = await this.#db.insert(keys).values(values).returning();
+    return { row: row as KeyRow, credential };
+  }
+
+  async list(): Promise<KeyRow[]> {
+    return this.#db.select().from(keys).orderBy(desc(keys.createdAt)).limit(limits.keysListMax);
+  }
+
+  async find(id: string): Promise<KeyRow | null> {
+    const [row] = await this.#db.select().from(keys).where(eq(keys.id, id));
+    return row ?? null;
+  }
+
+  async patch(id: string, patch: KeyPatch): Promise<KeyRow | null> {
+    const changes = Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== undefined));
+    if (Object.keys(changes).length === 0) return this.find(id);
+    const [row] = await this.#db.update(keys).set(changes).where(eq(keys.id, id)).returning();
+    this.#epoch += 1;
+    if (row !== undefined) this.#cache.delete(row.hash);
+    return row ?? null;
+  }
+
+  async revoke(id: string): Promise<KeyRow | null> {
+    const current = await this.find(id);
+    if (current === null) return null;
+    if (current.revokedAt !== null) return current;
+    const [row] = await this.#db.update(keys).set({ revokedAt: this.#now() }).where(eq(keys.id, id)).returning();
+    this.#epoch += 1;
+    this.#cache.delete(current.hash);
+    return row ?? null;
+  }
+}
+
+async function principalOf(row: KeyRow): Promise<Principal> {
+  return {
+    keyId: row.id,
+    name: row.name,
+    callerHash: await sha256Hex(row.id),
+    scopes: new Set(row.scopes),
+    models: row.models === null ? null : new Set(row.models),
+    requestsPerMinute: row.requestsPerMinute ?? limits.requestsPerMinuteDefault,
+    tokensPerMinute: row.tokensPerMinute ?? limits.tokensPerMinuteDefault,
+    concurrency: row.concurrency ?? limits.concurrencyDefault,
+    budgetMicros: row.budgetMicros,
+    expiresAt: row.expiresAt,
+  };
+}

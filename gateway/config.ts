@@ -1,0 +1,72 @@
+/** Settings, read from the environment once at start. Names are in docs/operating.md. */
+import { price } from '../daemon/protocol.ts';
+import type { z } from 'zod';
+
+export type Price = z.output<typeof price>;
+
+export interface Config {
+  host: string;
+  port: number;
+  dataDir: string;
+  databaseUrl: string;
+  databaseToken: string | undefined;
+  daemonUrls: string[];
+  daemonToken: string;
+  price: Price;
+  /** Without a key, to callers that did not come through a proxy. */
+  openMetrics: boolean;
+  supervisorStatePath: string | undefined;
+  logLevel: string;
+}
+
+export class ConfigError extends Error {}
+
+const LOOPBACK = new Set(['127.0.0.1', '::1', 'localhost']);
+
+function integer(name: string, text: string | undefined, fallback: number, max: number): number {
+  if (text === undefined || text === '') return fallback;
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0 || value > max)
+    throw new ConfigError(`${name} must be an integer from 0 to ${max}, but is "${text}".`);
+  return value;
+}
+
+/** @throws ConfigError with a sentence that says what to set. */
+export function readConfig(env: Record<string, string | undefined>): Config {
+  const host = env.HOST || '127.0.0.1';
+  const dataDir = env.MODELFACTORY_DATA || './data';
+  const daemonUrls = (env.MODELFACTORY_DAEMONS || 'http://127.0.0.1:8788')
+    .split(',')
+    .map((text) => text.trim())
+    .filter(Boolean);
+  for (const url of daemonUrls) {
+    if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol))
+      throw new ConfigError(`MODELFACTORY_DAEMONS holds "${url}", which is not an http(s) URL.`);
+  }
+  const daemonToken = env.MODELFACTORY_DAEMON_TOKEN ?? '';
+  if (daemonToken.length < 32) {
+    throw new ConfigError(
+      'MODELFACTORY_DAEMON_TOKEN must hold the secret shared with the daemon, at least 32 characters (`openssl rand -hex 32`). There is no default.',
+    );
+  }
+  const prices = {
+    inputMicrosPerMillion: integer('MODELFACTORY_PRICE_INPUT', env.MODELFACTORY_PRICE_INPUT, 100_000, 1e12),
+    outputMicrosPerMillion: integer('MODELFACTORY_PRICE_OUTPUT', env.MODELFACTORY_PRICE_OUTPUT, 400_000, 1e12),
+    currency: env.MODELFACTORY_CURRENCY || 'USD',
+  };
+  const checked = price.safeParse(prices);
+  if (!checked.success) throw new ConfigError('MODELFACTORY_CURRENCY must be a three-letter code.');
+  return {
+    host,
+    port: integer('PORT', env.PORT, 8787, 65_535),
+    dataDir,
+    databaseUrl: env.MODELFACTORY_GATEWAY_DB || `file:${dataDir}/gateway.db`,
+    databaseToken: env.MODELFACTORY_GATEWAY_DB_TOKEN || undefined,
+    daemonUrls,
+    daemonToken,
+    price: checked.data,
+    openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
+    supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
+    logLevel: env.MODELFACTORY_LOG || 'info',
+  };
+}

@@ -1,0 +1,33 @@
+/** Random ids and digests, on Web Crypto alone. */
+
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
+export function hexOf(bytes: Uint8Array): string {
+  let text = '';
+  for (const byte of bytes) text += HEX[byte];
+  return text;
+}
+
+export function randomHex(bytes: number): string {
+  return hexOf(crypto.getRandomValues(new Uint8Array(bytes)));
+}
+
+export function randomBase64Url(bytes: number): string {
+  let binary = '';
+  for (const byte of crypto.getRandomValues(new Uint8Array(bytes))) binary += String.fromCharCode(byte);
+  return btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+}
+
+const encoder = new TextEncoder();
+
+/** SHA-256 of the UTF-8 bytes, lower-case hex. */
+export async function sha256Hex(text: string): Promise<string> {
+  return hexOf(new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(text))));
+}
+
+/** What a client may name its own request (and what we echo): the safe characters, at most 255. */
+const CLIENT_REQUEST_ID = /^[\w\-=]{1,255}$/;
+
+export function isClientRequestId(value: string | undefined): value is string {
+  return value !== undefined && CLIENT_REQUEST_ID.test(value);
+}

@@ -1,0 +1,104 @@
+/** Turns zod's issues into OpenAI's errors: 400, `param` as a path (`messages[0].content`), and OpenAI's code words. */
+import type { z } from 'zod';
+import { type ApiError, badRequest } from '../errors.ts';
+
+type Issue = z.core.$ZodIssue;
+type Path = PropertyKey[];
+
+export function parseWith<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  throw issueError(value, result.error.issues);
+}
+
+export function issueError(input: unknown, issues: readonly Issue[]): ApiError {
+  const { issue, path } = deepest(issues[0] as Issue, []);
+  const param = paramOf(path);
+  const given = at(input, path);
+  if (given === undefined && issue.code !== 'unrecognized_keys' && issue.code !== 'custom') {
+    return badRequest(param, 'missing_required_parameter', `Missing required parameter: '${param}'.`);
+  }
+  return badRequest(param, codeOf(issue), `Invalid '${param}': ${messageOf(issue, given)}`);
+}
+
+/** A union fails with one list of issues per alternative; the alternative that got furthest is the one that was meant. */
+function deepest(issue: Issue, prefix: Path): { issue: Issue; path: Path } {
+  const path = [...prefix, ...issue.path];
+  if (issue.code !== 'invalid_union') return { issue, path };
+  let best: { issue: Issue; path: Path } | null = null;
+  for (const branch of issue.errors) {
+    const first = branch[0];
+    if (first === undefined) continue;
+    const found = deepest(first as Issue, path);
+    // Alternatives of another type fail at the union itself; one of the right type fails deeper or on its own bounds.
+    const better =
+      best === null ||
+      found.path.length > best.path.length ||
+      (best.issue.code === 'invalid_type' &&
+        found.path.length === best.path.length &&
+        found.issue.code !== 'invalid_type');
+    if (better) best = found;
+  }
+  if (best === null || (best.path.length === path.length && best.issue.code === 'invalid_type')) return { issue, path };
+  return best;
+}
+
+export function paramOf(path: readonly PropertyKey[]): string {
+  let text = '';
+  for (const part of path)
+    text += typeof part === 'number' ? `[${part}]` : text === '' ? String(part) : `.${String(part)}`;
+  return text === '' ? 'body' : text.slice(0, 256);
+}
+
+function at(value: unknown, path: Path): unknown {
+  let current = value;
+  for (const part of path) {
+    if (typeof current !== 'object' || current === null) return undefined;
+    current = (current as Record<PropertyKey, unknown>)[part];
+  }
+  return current;
+}
+
+function codeOf(issue: Issue): string {
+  switch (issue.code) {
+    case 'invalid_type':
+      return 'invalid_type';
+    case 'too_big':
+      return `${kind(issue.origin)}_above_max_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
+    case 'too_small':
+      if (issue.origin === 'array' && Number(issue.minimum) === 1) return 'empty_array';
+      return `${kind(issue.origin)}_below_min_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
+    case 'invalid_union':
+      return 'invalid_type';
+    default:
+      return 'invalid_value';
+  }
+}
+
+function kind(origin: string): string {
+  if (origin === 'number') return 'decimal';
+  if (origin === 'int') return 'integer';
+  return origin;
+}
+
+function messageOf(issue: Issue, given: unknown): string {
+  const got = given === null ? 'null' : Array.isArray(given) ? 'an array' : `a value of type ${typeof given}`;
+  switch (issue.code) {
+    case 'invalid_type':
+      return `expected ${issue.expected}, but got ${got}.`;
+    case 'invalid_union':
+      return issue.message === 'Invalid input' ? `none of the accepted forms fits ${got}.` : `${issue.message}.`;
+    case 'too_big':
+      return issue.origin === 'array' || issue.origin === 'string'
+        ? `at most ${issue.maximum} long.`
+        : `must be at most ${issue.maximum}.`;
+    case 'too_small':
+      return issue.origin === 'array' || issue.origin === 'string'
+        ? `at least ${issue.minimum} long.`
+        : `must be at least ${issue.minimum}.`;
+    case 'invalid_value':
+      return `must be one of ${issue.values.map((value) => JSON.stringify(value)).join(', ')}.`;
+    default:
+      return issue.message.endsWith('.') ? issue.message : `${issue.message}.`;
+  }
+}

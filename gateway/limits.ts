@@ -1,0 +1,80 @@
+/** Every cap of the gateway, in one place. Sizes in bytes, times in milliseconds unless the name says otherwise. */
+export const limits = {
+  /** JSON bodies; more is answered with 413. */
+  bodyBytesMax: 10 * 1024 * 1024,
+  /** Adapter uploads, which are piped through and never held. */
+  uploadBytesMax: 4 * 1024 * 1024 * 1024,
+  /** Sum of header names and values. Node's own cap is set above it, so that the answer has our error shape. */
+  headerBytesMax: 32 * 1024,
+  authorizationBytesMax: 512,
+  /** Nesting of a JSON body; deeper ones cost stack in every later walk over them. */
+  jsonDepthMax: 128,
+
+  messagesMax: 2048,
+  contentPartsMax: 256,
+  toolsMax: 128,
+  stopsMax: 4,
+  stopCharactersMax: 256,
+  choicesMax: 16,
+  promptsMax: 64,
+  /** The SDKs accept choice indexes below 128. */
+  choiceIndexesMax: 128,
+  logitBiasMax: 1024,
+  topLogprobsMax: 20,
+  /** The legacy endpoint's integer. */
+  completionLogprobsMax: 5,
+  tokensMax: 1_000_000,
+  embeddingInputsMax: 2048,
+  metadataPairsMax: 16,
+
+  heartbeatMs: 15_000,
+  /** A stream whose engine is silent this long begins with its headers; failures after that are told inside the stream. */
+  streamHeadersMs: 2_000,
+  /** Silence of the daemon after which it is asked whether it still lives. */
+  stallProbeMs: 30_000,
+  probeTimeoutMs: 5_000,
+  /** A reader that leaves this much unread is gone for our purposes. */
+  streamBacklogBytesMax: 8 * 1024 * 1024,
+  /** One NDJSON line of the daemon. */
+  daemonLineBytesMax: 4 * 1024 * 1024,
+  daemonJsonBytesMax: 64 * 1024 * 1024,
+  daemonTimeoutMs: 30_000,
+  embedTimeoutMs: 300_000,
+  /** How long lists and health of a daemon are believed. */
+  daemonSnapshotMs: 1_000,
+  /** A daemon that refused a connection is left alone this long. */
+  daemonCoolDownMs: 1_000,
+  retryAfterSeconds: 2,
+
+  /** After a client hung up: how often and how long the daemon is asked for the final cost. */
+  settlementPollMs: 20,
+  settlementPollMsMax: 1_000,
+  settlementPollsMax: 120,
+  /** So many 404s in a row from a daemon that answers mean: there is no receipt and will be none (about 5 s). */
+  settlementAbsencesMax: 14,
+  /** A reservation older than this is settled by the sweep, whatever became of its request. */
+  reservationDeadlineMs: 30 * 60_000,
+  sweepEveryMs: 60_000,
+  /** Settled reservations are kept this long (they make posting idempotent), then deleted in portions. */
+  reservationKeptMs: 7 * 24 * 3_600_000,
+  sweepRowsMax: 500,
+
+  keyCacheEntriesMax: 10_000,
+  /** Unknown credentials are remembered briefly, so that guessing does not become database load. */
+  unknownKeyCacheMs: 2_000,
+  keysListMax: 1000,
+  keyNameCharactersMax: 128,
+  allowListMax: 1000,
+  rateBucketsMax: 50_000,
+
+  /** For keys that name no limits of their own. */
+  requestsPerMinuteDefault: 60_000,
+  tokensPerMinuteDefault: 60_000_000,
+  concurrencyDefault: 256,
+  requestsPerMinuteMax: 10_000_000,
+  tokensPerMinuteMax: 100_000_000_000,
+
+  /** Distinct model names in metric labels; the rest are counted as `other`. */
+  metricModelsMax: 256,
+  shutdownMs: 15_000,
+} as const;

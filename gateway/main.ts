@@ -1,0 +1,129 @@
+/** Starts the gateway on Node: settings, database, admin key, server, orderly end. Prints one JSON line when it serves. */
+import { mkdirSync, readFileSync } from 'node:fs';
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { serve } from '@hono/node-server';
+import type { Logger } from 'pino';
+import { Agent, fetch as undiciFetch } from 'undici';
+import { type App, createApp } from './app.ts';
+import { type Config, ConfigError, readConfig } from './config.ts';
+import type { Fetch } from './daemons/client.ts';
+import { openDatabase } from './db/open.ts';
+import { limits } from './limits.ts';
+import { createLog } from './log.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+
+/** Keep-alive connections to the daemons; silence is judged by the generation itself, so there is no body time-out here. */
+function daemonFetch(): { fetch: Fetch; close: () => Promise<void> } {
+  const agent = new Agent({ connections: 512, keepAliveTimeout: 30_000, headersTimeout: 0, bodyTimeout: 0, connect: { timeout: 3_000 } });
+  const fetch = (url: string, init?: RequestInit) => undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
+  return { fetch, close: () => agent.destroy() };
+}
+
+/** `admin.key` holds the key and nothing else. Made when there is none, or when the database does not know the one there. */
+async function ensureAdminKey(app: App, dataDir: string): Promise<string> {
+  const path = join(dataDir, 'admin.key');
+  const held = await readFile(path, 'utf8').catch(() => '');
+  const principal = await app.services.keys.authenticate(held.trim());
+  if (principal?.scopes.has('admin')) return path;
+  const { credential } = await app.services.keys.create({ name: 'admin (made at start)', scopes: ['admin'] });
+  const draft = `${path}.${process.pid}.tmp`;
+  await writeFile(draft, credential, { mode: 0o600, flag: 'wx' });
+  await rename(draft, path);
+  return path;
+}
+
+/** Reservations of the process before this one, then the overdue ones, for ever. */
+function startSweeping(app: App, createdBefore: number, log: Logger): () => void {
+  let delayMs = 500;
+  let timer: NodeJS.Timeout;
+  const sweep = async () => {
+    let waiting = 0;
+    try {
+      waiting = await app.services.settler.sweep(createdBefore);
+    } catch (error) {
+      log.error({ err: error }, 'the sweep of reservations failed');
+    }
+    delayMs = waiting > 0 ? Math.min(delayMs * 2, limits.sweepEveryMs) : limits.sweepEveryMs;
+    timer = setTimeout(sweep, delayMs);
+    timer.unref();
+  };
+  timer = setTimeout(sweep, delayMs);
+  timer.unref();
+  return () => clearTimeout(timer);
+}
+
+async function main(config: Config): Promise<void> {
+  const startedAt = Date.now();
+  mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
+  const log = createLog({ level: config.logLevel, secrets: [config.daemonToken, config.databaseToken ?? ''] });
+  const opened = await openDatabase({
+    url: config.databaseUrl,
+    ...(config.databaseToken === undefined ? {} : { authToken: config.databaseToken }),
+    migrationsFolder: join(root, 'migrations/gateway'),
+  });
+  const daemons = daemonFetch();
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
+  const statePath = config.supervisorStatePath;
+  const app = createApp({
+    db: opened.db,
+    exclusiveDatabase: opened.exclusive,
+    daemons: { urls: config.daemonUrls, token: config.daemonToken, fetch: daemons.fetch },
+    price: config.price,
+    log,
+    openMetrics: config.openMetrics,
+    version,
+    supervisor: async () => (statePath === undefined ? null : JSON.parse(await readFile(statePath, 'utf8'))),
+  });
+  const adminKeyPath = await ensureAdminKey(app, config.dataDir);
+  const stopSweeping = startSweeping(app, opened.exclusive ? startedAt : 0, log);
+
+  const server = serve({
+    fetch: app.fetch,
+    hostname: config.host,
+    port: config.port,
+    // The app itself answers 431 in OpenAI's shape below Node's limit. Slow headers are cut off; bodies may be large uploads.
+    serverOptions: { maxHeaderSize: 2 * limits.headerBytesMax, headersTimeout: 20_000, requestTimeout: 0, keepAliveTimeout: 65_000 },
+  }) as Server;
+  server.on('error', (error) => {
+    log.fatal({ err: error }, 'the gateway cannot listen');
+    process.exitCode = 1;
+    setTimeout(() => process.exit(1), 50);
+  });
+  server.on('listening', () => {
+    const address = server.address();
+    const port = typeof address === 'object' && address !== null ? address.port : config.port;
+    const host = config.host.includes(':') ? `[${config.host}]` : config.host;
+    process.stdout.write(`${JSON.stringify({ ready: true, service: 'gateway', url: `http://${host}:${port}`, adminKeyPath })}\n`);
+  });
+
+  let stopping = false;
+  const stop = (signal: string) => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ signal }, 'stopping: no new requests, those in flight are finished');
+    stopSweeping();
+    const force = setTimeout(() => server.closeAllConnections(), limits.shutdownMs);
+    server.closeIdleConnections();
+    server.close(async () => {
+      clearTimeout(force);
+      await Promise.race([app.services.settler.idle(), new Promise((resolve) => setTimeout(resolve, 2_000))]);
+      await daemons.close();
+      opened.close();
+      log.flush();
+      process.exit(0);
+    });
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+}
+
+try {
+  await main(readConfig(process.env));
+} catch (error) {
+  process.stderr.write(error instanceof ConfigError ? `gateway: ${error.message}\n` : `gateway: could not start: ${error instanceof Error ? error.stack : error}\n`);
+  process.exit(1);
+}

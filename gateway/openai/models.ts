@@ -1,0 +1,40 @@
+/** /v1/models: the base and every adapter, as far as the key may use them. */
+import type { Context } from 'hono';
+import { canUseModel } from '../auth/scopes.ts';
+import type { ResolvedModel } from '../daemons/pool.ts';
+import { badRequest, modelNotFound } from '../errors.ts';
+import type { AppEnv, Services } from '../services.ts';
+import { resolveFor } from './run.ts';
+
+function shape(model: ResolvedModel) {
+  return { id: model.id, object: 'model' as const, created: Math.floor(model.created), owned_by: 'modelfactory' };
+}
+
+export async function listModels(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const models = await services.pool.models();
+  return c.json({ object: 'list', data: models.filter(({ id }) => canUseModel(c.get('principal'), id)).map(shape) });
+}
+
+export async function getModel(services: Services, c: Context<AppEnv>): Promise<Response> {
+  return c.json(shape(await resolveFor(services, c.get('principal'), c.req.param('model') ?? '')));
+}
+
+export async function deleteModel(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const id = c.req.param('model') ?? '';
+  const model = await resolveFor(services, c.get('principal'), id);
+  if (model.adapter === null)
+    throw badRequest('model', 'model_not_deletable', `\`${id}\` is the base model; only adapters can be deleted.`);
+  await deleteAdapter(services, model.adapter);
+  return c.json({ id, object: 'model', deleted: true });
+}
+
+/** From every daemon that has it. */
+export async function deleteAdapter(services: Services, name: string): Promise<void> {
+  const holders = await services.pool.holders(name);
+  if (holders.length === 0) throw modelNotFound(name);
+  try {
+    for (const client of holders) await client.deleteAdapter(name);
+  } finally {
+    services.pool.invalidate();
+  }
+}

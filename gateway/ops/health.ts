@@ -1,0 +1,40 @@
+/** GET /health: this process, its database, each daemon, and what the supervisor says of them. No addresses, no secrets. */
+import type { Context } from 'hono';
+import type { AppEnv, Services } from '../services.ts';
+
+export interface HealthSources {
+  version: string;
+  startedAt: number;
+  database: () => Promise<unknown>;
+  /** The supervisor's own account of its children, or null where there is none. */
+  supervisor: () => Promise<unknown>;
+}
+
+export async function health(services: Services, sources: HealthSources, c: Context<AppEnv>): Promise<Response> {
+  const [daemons, database, supervisor] = await Promise.all([
+    services.pool.health(),
+    sources.database().then(
+      () => 'ok',
+      () => 'unavailable',
+    ),
+    sources.supervisor().catch(() => null),
+  ]);
+  const ready = daemons.some((daemon) => daemon?.status === 'ready' || daemon?.status === 'degraded');
+  const status =
+    ready && database === 'ok'
+      ? daemons.every((daemon) => daemon?.status === 'ready')
+        ? 'ready'
+        : 'degraded'
+      : 'unavailable';
+  const body = {
+    status,
+    gateway: {
+      version: sources.version,
+      uptimeSeconds: Math.floor((services.now() - sources.startedAt) / 1000),
+      database,
+    },
+    daemons: daemons.map((daemon) => daemon ?? { status: 'unreachable' }),
+    supervisor,
+  };
+  return c.json(body, status === 'unavailable' ? 503 : 200);
+}

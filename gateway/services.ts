@@ -1,0 +1,52 @@
+/** What the routes work with: made once in createApp, handed to every route. */
+import type { Price } from './config.ts';
+import type { BudgetLedger } from './auth/budget.ts';
+import type { KeyStore } from './auth/key-store.ts';
+import type { RateLimiter } from './auth/rate-limit.ts';
+import type { Principal } from './auth/scopes.ts';
+import type { DaemonPool } from './daemons/pool.ts';
+import type { Settler } from './openai/settler.ts';
+import type { Metrics } from './ops/metrics.ts';
+
+export interface Log {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface Services {
+  keys: KeyStore;
+  limiter: RateLimiter;
+  ledger: BudgetLedger;
+  pool: DaemonPool;
+  settler: Settler;
+  metrics: Metrics;
+  log: Log;
+  price: Price;
+  /** Milliseconds since 1970. */
+  now: () => number;
+}
+
+/** What one request tells the log and the metrics; filled along its way, written once at its end. */
+export interface RequestRecord {
+  requestId: string;
+  method: string;
+  route: string;
+  startedAt: number;
+  status: number;
+  code?: string | null;
+  keyId?: string;
+  model?: string;
+  operation?: 'chat' | 'text_completion' | 'embeddings';
+  stream?: boolean;
+  receiptId?: string;
+  promptTokens?: number;
+  completionTokens?: number;
+  costMicros?: number;
+  firstTokenMs?: number;
+  cause?: unknown;
+  /** A stream writes its record itself, when it ends. */
+  deferred?: boolean;
+}
+
+export type AppEnv = { Variables: { record: RequestRecord; principal: Principal; headers: Record<string, string> } };
