@@ -1,5 +1,6 @@
-/** `npm run bench -- serve|quality|swap|gateway`: measures, prints a table, writes loadtest/results/. */
+/** `npm run bench -- serve|quality|swap|gateway|ledger`: measures, prints a table, writes loadtest/results/. */
 import { existsSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { projectFolder, publish, type Report, runInfo } from './report.ts';
@@ -9,6 +10,7 @@ const USAGE = `npm run bench -- NAME [options]
   quality   logits and greedy continuations against libllama
   swap      how long an adapter takes into a slot, and what running streams notice of it
   gateway   latency that the gateway adds, against Portkey
+  ledger    receipts per second made durable, against plain rows
 options:
   --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
   --rounds N      rounds of each scenario
@@ -81,13 +83,19 @@ async function run(): Promise<void> {
       outcome = await gateway({ ...GATEWAY_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}) }, log);
       break;
     }
+    case 'ledger': {
+      const { ledger, LEDGER_DEFAULTS } = await import('./ledger.ts');
+      const quick = values.quick ? { rounds: 1, receipts: 100, proofs: 20 } : {};
+      outcome = await ledger({ ...LEDGER_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}) }, log);
+      break;
+    }
     default:
       throw new Error(`there is no benchmark "${name}"\n${USAGE}`);
   }
   // Paths of this machine are nobody's business and say nothing.
   const args = process.argv.slice(2).map((a) => (path.isAbsolute(a) ? path.basename(a) : a));
-  if (values.quick) outcome.report.name += '-quick';
-  publish(outcome.report, runInfo(args, outcome.versions));
+  // A quick run is no result: it is not written where results are kept.
+  publish(outcome.report, runInfo(args, outcome.versions), values.quick ? os.tmpdir() : undefined);
 }
 
 // An exit runs the handlers that end the measured programs; the default of a signal does not.
