@@ -1,8 +1,273 @@
 /** Opens the native addon. See types.ts for what it can do. */
-import type { DeviceInfo, Model, ModelOptions, Vocabulary } from './types.ts';
+import { existsSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import {
+  type AdapterImage,
+  type AdapterTensorPair,
+  AddonError,
+  type AddonErrorCode,
+  type ChatPrompt,
+  type ChatPromptInput,
+  type DeviceInfo,
+  type Engine,
+  type EngineOptions,
+  type Model,
+  type ModelInfo,
+  type ModelOptions,
+  type ParsedMessage,
+  type SamplerOptions,
+  type StepBatch,
+  type StepResult,
+  TARGETS,
+  type Vocabulary,
+} from './types.ts';
 
 export * from './types.ts';
 
-export declare function listDevices(): DeviceInfo[];
-export declare function loadModel(options: ModelOptions): Model;
-export declare function openVocabulary(path: string): Vocabulary;
+/** What the C++ side exports; only this file sees it. */
+interface Native {
+  kernels: string;
+  loadBackends(cpuFolder: string, gpuLibraries: string[]): void;
+  listDevices(): DeviceInfo[];
+  Model: new (path: string, device: string, threads: number) => NativeModel;
+  Engine: new (model: NativeModel, options: EngineOptions) => Engine;
+  AdapterImage: new (external: unknown) => AdapterImage;
+  Vocabulary: new (path: string) => NativeVocabulary;
+}
+interface NativeModel {
+  facts(): ModelInfo;
+  buildAdapter(image: Native['AdapterImage'], file: Uint8Array, pairs: object[]): Promise<AdapterImage>;
+  close(): void;
+}
+interface NativeVocabulary {
+  facts(): { size: number; bos: number; eos: number; addBos: boolean; endTokens: Int32Array };
+  tokenize(text: string, special: boolean, addBos: boolean): Int32Array;
+  tokenBytes(token: number, special: boolean): Uint8Array;
+  chatPrompt(input: ChatPromptInput): ChatPrompt;
+  parseChat(text: string, format: number, parser: string, generationPrompt: string, partial: boolean): ParsedMessage;
+  schemaToGrammar(schema: string): string;
+  close(): void;
+}
+
+const here = dirname(fileURLToPath(import.meta.url));
+const packages = join(here, '..', 'node_modules', '@node-llama-cpp');
+
+/** Packages of prebuilt ggml libraries by platform: the one the addon is linked with, and those with GPU backends. */
+const LIBRARIES: Record<string, { cpu: string; gpu: string[] }> = {
+  'linux-x64': { cpu: 'linux-x64', gpu: ['linux-x64-cuda', 'linux-x64-vulkan'] },
+  'linux-arm64': { cpu: 'linux-arm64', gpu: [] },
+  'darwin-arm64': { cpu: 'mac-arm64-metal', gpu: [] },
+  'darwin-x64': { cpu: 'mac-x64', gpu: [] },
+  'win32-x64': { cpu: 'win-x64', gpu: ['win-x64-cuda', 'win-x64-vulkan'] },
+  'win32-arm64': { cpu: 'win-arm64', gpu: [] },
+};
+
+let opened: Native | undefined;
+
+function native(): Native {
+  if (opened) return opened;
+  const folder = process.env.MODELFACTORY_SANITIZED_ADDON === '1' ? 'build-asan' : 'build';
+  const file = join(here, folder, 'Release', 'modelfactory.node');
+  const libraries = LIBRARIES[`${process.platform}-${process.arch}`];
+  if (!libraries || !existsSync(file)) {
+    throw new AddonError('not_built', `The native addon is not built (${file}); run \`npm run build:addon\`.`);
+  }
+  const addon = createRequire(import.meta.url)(file) as Native;
+  const binaries = (name: string) => join(packages, name, 'bins', name);
+  const gpu = libraries.gpu.flatMap((name) => {
+    const bins = binaries(name);
+    if (!existsSync(bins)) return [];
+    return readdirSync(bins)
+      .filter((entry) => /^(lib)?ggml-(vulkan|cuda)\.(so|dll)$/.test(entry))
+      .map((entry) => join(bins, entry));
+  });
+  call(() => addon.loadBackends(binaries(libraries.cpu), gpu));
+  opened = addon;
+  return addon;
+}
+
+/** C++ errors carry a code; here they become AddonError. */
+function call<T>(f: () => T): T {
+  try {
+    return f();
+  } catch (error) {
+    throw asAddonError(error);
+  }
+}
+
+function asAddonError(error: unknown): unknown {
+  if (error instanceof AddonError || !(error instanceof Error) || !('code' in error)) return error;
+  return new AddonError(error.code as AddonErrorCode, error.message);
+}
+
+function check(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new AddonError('argument_invalid', message);
+}
+
+function checkInteger(value: number, low: number, high: number, name: string): void {
+  check(Number.isInteger(value) && value >= low && value <= high, `${name} must be an integer from ${low} to ${high}`);
+}
+
+function checkNumber(value: number, low: number, high: number, name: string): void {
+  check(Number.isFinite(value) && value >= low && value <= high, `${name} must be a number from ${low} to ${high}`);
+}
+
+const INT32_MAX = 0x7fff_ffff;
+const TEXT_BYTES_MAX = 16 * 1024 * 1024;
+
+export function listDevices(): DeviceInfo[] {
+  return call(() => native().listDevices());
+}
+
+/** Which of the addon's own kernels this processor runs: avx512, avx2 or baseline. */
+export function kernelVariant(): string {
+  return native().kernels;
+}
+
+export function loadModel(options: ModelOptions): Model {
+  check(options.path.length > 0 && options.path.length < 4096, 'path must name a GGUF file');
+  check(['auto', 'cpu', 'vulkan', 'cuda', 'metal'].includes(options.device), 'device is not one of auto, cpu, vulkan, cuda, metal');
+  const threads = options.threads ?? availableParallelism();
+  checkInteger(threads, 1, 512, 'threads');
+  const addon = native();
+  const model = call(() => new addon.Model(options.path, options.device, threads));
+  const info = call(() => model.facts());
+  return {
+    info,
+    buildAdapter: (file, pairs) => buildAdapter(addon, model, info, file, pairs),
+    createEngine: (engineOptions) => createEngine(addon, model, info, engineOptions),
+    close: () => model.close(),
+  };
+}
+
+async function buildAdapter(
+  addon: Native,
+  model: NativeModel,
+  info: ModelInfo,
+  file: Uint8Array,
+  pairs: AdapterTensorPair[],
+): Promise<AdapterImage> {
+  check(file instanceof Uint8Array, 'file must be bytes');
+  checkInteger(pairs.length, 1, info.layers * TARGETS.length, 'the number of adapter tensors');
+  const numbered = pairs.map((pair) => {
+    const target = TARGETS.indexOf(pair.target);
+    check(target >= 0, `unknown adapter target ${pair.target}`);
+    checkInteger(pair.layer, 0, info.layers - 1, 'layer');
+    checkInteger(pair.rank, 1, 4096, 'rank');
+    checkNumber(pair.scale, -65504, 65504, 'scale');
+    checkInteger(pair.permuteHeads, 0, 4096, 'permuteHeads');
+    for (const half of [pair.a, pair.b]) checkInteger(half.offset, 0, file.byteLength, 'offset');
+    return { ...pair, target };
+  });
+  try {
+    return await call(() => model.buildAdapter(addon.AdapterImage, file, numbered));
+  } catch (error) {
+    throw asAddonError(error);
+  }
+}
+
+function createEngine(addon: Native, model: NativeModel, info: ModelInfo, options: EngineOptions): Engine {
+  checkInteger(options.kvCells, 1, 1 << 26, 'kvCells');
+  checkInteger(options.sequencesMax, 1, 1 << 16, 'sequencesMax');
+  checkInteger(options.batchTokensMax, 1, 8192, 'batchTokensMax');
+  checkInteger(options.slots, 0, 1 << 14, 'slots');
+  checkInteger(options.slotRankMax, 1, 1024, 'slotRankMax');
+  const engine = call(() => new addon.Engine(model, options));
+  return {
+    get kvCells() {
+      return call(() => engine.kvCells);
+    },
+    get kvCellsFree() {
+      return call(() => engine.kvCellsFree);
+    },
+    setSlot(slot, image) {
+      checkInteger(slot, 0, options.slots - 1, 'slot');
+      call(() => engine.setSlot(slot, image));
+    },
+    clearSlot(slot) {
+      checkInteger(slot, 0, options.slots - 1, 'slot');
+      call(() => engine.clearSlot(slot));
+    },
+    trimSequence(sequence, length) {
+      checkInteger(sequence, 0, options.sequencesMax - 1, 'sequence');
+      checkInteger(length, 0, INT32_MAX, 'length');
+      call(() => engine.trimSequence(sequence, length));
+    },
+    shareSequence(source, destination, length) {
+      checkInteger(source, 0, options.sequencesMax - 1, 'source');
+      checkInteger(destination, 0, options.sequencesMax - 1, 'destination');
+      checkInteger(length, 0, INT32_MAX, 'length');
+      call(() => engine.shareSequence(source, destination, length));
+    },
+    sequenceLength(sequence) {
+      checkInteger(sequence, 0, options.sequencesMax - 1, 'sequence');
+      return call(() => engine.sequenceLength(sequence));
+    },
+    createSampler(sampler) {
+      checkSampler(sampler, info);
+      return call(() => engine.createSampler(sampler));
+    },
+    acceptTokens(sampler, tokens) {
+      checkInteger(sampler, 0, INT32_MAX, 'sampler');
+      check(tokens instanceof Int32Array, 'tokens must be an Int32Array');
+      call(() => engine.acceptTokens(sampler, tokens));
+    },
+    freeSampler(sampler) {
+      checkInteger(sampler, 0, INT32_MAX, 'sampler');
+      call(() => engine.freeSampler(sampler));
+    },
+    step(batch: StepBatch): StepResult {
+      // Values are checked row by row in C++, which has the cache to compare them with; the types are checked here.
+      for (const key of ['tokens', 'positions', 'sequences', 'slots', 'outputs', 'samplers'] as const) {
+        check(batch[key] instanceof Int32Array, `${key} must be an Int32Array`);
+      }
+      return call(() => engine.step(batch));
+    },
+    close: () => engine.close(),
+  };
+}
+
+function checkSampler(s: SamplerOptions, info: ModelInfo): void {
+  checkNumber(s.temperature, 0, 100, 'temperature');
+  checkInteger(s.topK, 0, INT32_MAX, 'topK');
+  checkNumber(s.topP, 0, 1, 'topP');
+  checkNumber(s.minP, 0, 1, 'minP');
+  checkNumber(s.repeatPenalty, 0.01, 100, 'repeatPenalty');
+  checkNumber(s.frequencyPenalty, -100, 100, 'frequencyPenalty');
+  checkNumber(s.presencePenalty, -100, 100, 'presencePenalty');
+  checkInteger(s.penaltyLast, 0, 1 << 16, 'penaltyLast');
+  checkInteger(s.seed, 0, 0xffff_ffff, 'seed');
+  checkInteger(s.topLogprobs, -1, 1024, 'topLogprobs');
+  checkInteger(s.logitBias.length, 0, 1 << 16, 'the number of logit biases');
+  for (const { token, bias } of s.logitBias) {
+    checkInteger(token, 0, info.vocabulary - 1, 'logit_bias token');
+    checkNumber(bias, -1e6, 1e6, 'logit bias');
+  }
+  check(s.grammar.length <= TEXT_BYTES_MAX, 'the grammar is too long');
+}
+
+export function openVocabulary(path: string): Vocabulary {
+  check(path.length > 0 && path.length < 4096, 'path must name a GGUF file');
+  const addon = native();
+  const vocabulary = call(() => new addon.Vocabulary(path));
+  const facts = call(() => vocabulary.facts());
+  return {
+    ...facts,
+    tokenize(text, { special, addBos }) {
+      check(text.length <= TEXT_BYTES_MAX, 'the text is too long to tokenise');
+      return call(() => vocabulary.tokenize(text, special, addBos));
+    },
+    tokenBytes(token, special) {
+      checkInteger(token, 0, facts.size - 1, 'token');
+      return call(() => vocabulary.tokenBytes(token, special));
+    },
+    chatPrompt: (input) => call(() => vocabulary.chatPrompt(input)),
+    parseChat: (text, prompt, partial) =>
+      call(() => vocabulary.parseChat(text, prompt.format, prompt.parser, prompt.generationPrompt, partial)),
+    schemaToGrammar: (schema) => call(() => vocabulary.schemaToGrammar(schema)),
+    close: () => vocabulary.close(),
+  };
+}

@@ -111,6 +111,8 @@ export interface TokenChoice {
   logprob: number;
   /** The `topLogprobs` best tokens, best first; empty unless the sampler asked for logprobs. */
   top: { token: number; logprob: number }[];
+  /** Why no token could be chosen (a grammar that nothing continues); `token` is −1 then. Other rows are not affected. */
+  error?: string;
 }
 
 export interface StepResult {

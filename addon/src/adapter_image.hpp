@@ -1,0 +1,59 @@
+// Adapter weights in host memory, in the form the slots use: per layer and site, the A matrices of the site's targets one
+// below the other, and each B transposed and scaled, all float16.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.hpp"
+
+namespace mf {
+
+enum class HalfOrFloat { f32, f16, bf16 };
+
+// One low-rank pair inside a file; see AdapterTensorPair in types.ts.
+struct AdapterPair {
+    Target      target;
+    int         layer;
+    int         rank;
+    float       scale;
+    std::size_t a_offset;
+    HalfOrFloat a_type;
+    std::size_t b_offset;
+    HalfOrFloat b_type;
+    int         permute_heads;
+};
+
+class AdapterImage {
+  public:
+    struct Span {
+        Target      target;
+        int         rank;
+        int         rank_offset;  // first row of this target's A within the site
+        std::size_t a;            // offset of A [rank][in] in weights()
+        std::size_t bt;           // offset of B transposed [rank][out]
+    };
+    struct SiteWeights {
+        int               rank = 0;  // sum over the targets
+        std::size_t       a    = 0;  // offset of the stacked A's
+        std::vector<Span> spans;
+    };
+
+    // Throws adapter_invalid with a sentence where the pairs do not fit the model or the file.
+    static std::shared_ptr<const AdapterImage> build(const Model & model, const uint8_t * file, std::size_t file_bytes,
+                                                     std::vector<AdapterPair> pairs);
+
+    const SiteWeights & site(int layer, SiteId id) const { return sites_[static_cast<std::size_t>(layer) * SITE_COUNT + id]; }
+    const uint16_t *    weights() const { return weights_.data(); }
+    std::size_t         bytes() const { return weights_.size() * sizeof(uint16_t); }
+    int                 rank_max() const { return rank_max_; }
+
+  private:
+    std::vector<SiteWeights> sites_;
+    std::vector<uint16_t>    weights_;
+    int                      rank_max_ = 0;
+};
+
+}  // namespace mf

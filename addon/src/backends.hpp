@@ -1,0 +1,64 @@
+// ggml's backends: loaded once per process, chosen at run time.
+#pragma once
+
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace mf {
+
+struct Device {
+    std::string        name;
+    std::string        description;
+    std::string        kind;  // cpu, gpu, igpu, accel
+    std::size_t        memory_total = 0;
+    std::size_t        memory_free  = 0;
+    bool               software     = false;
+    ggml_backend_dev_t handle       = nullptr;
+};
+
+// Loads the CPU library that fits this processor from `cpu_folder`, and each GPU backend library by file. What is already
+// loaded is left alone, so every thread may call this.
+void load_backends(const std::string & cpu_folder, const std::vector<std::string> & gpu_libraries);
+
+std::vector<Device> list_devices();
+
+// auto | cpu | vulkan | cuda | metal. `auto` takes a real GPU if there is one, else the CPU.
+Device choose_device(const std::string & choice);
+
+// A backend instance that computes graphs; on the CPU with its own pool of threads.
+class Backend {
+  public:
+    Backend(const Device & device, int threads);
+    ~Backend();
+    Backend(const Backend &)             = delete;
+    Backend & operator=(const Backend &) = delete;
+
+    ggml_backend_t             handle() const { return handle_; }
+    ggml_backend_buffer_type_t buffer_type() const;
+    const Device &             device() const { return device_; }
+    bool                       is_cpu() const { return device_.kind == "cpu"; }
+    int                        threads() const { return threads_; }
+
+    // Buffer types that keep weights in a faster layout (repacked, AMX); empty off the CPU.
+    std::vector<ggml_backend_buffer_type_t> extra_buffer_types() const;
+
+    // Computes under the process-wide owner of the cores: ggml's barriers spin, so two graphs never run side by side.
+    void compute(ggml_cgraph * graph);
+
+  private:
+    Device            device_;
+    int               threads_    = 1;
+    ggml_backend_t    handle_     = nullptr;
+    ggml_threadpool * pool_       = nullptr;
+    void (*pool_free_)(ggml_threadpool *) = nullptr;
+};
+
+// Whoever computes holds this; serving and training pass it to each other between graphs.
+std::mutex & cores();
+
+}  // namespace mf

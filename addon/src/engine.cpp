@@ -1,0 +1,270 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "error.hpp"
+#include "kernels/kernels.hpp"
+
+namespace mf {
+
+// Graphs of small steps are kept: decoding repeats the same shapes, and building one costs as much as a small model's step.
+static constexpr std::size_t GRAPHS_KEPT     = 24;
+static constexpr int         GRAPH_ROWS_KEPT = 64;
+static constexpr int         CELLS_STEP      = 256;
+
+Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> vocabulary, const EngineOptions & options) :
+    model_(std::move(model)), vocabulary_(std::move(vocabulary)), options_(options), cache_(*model_, options.kv_cells, options.sequences_max),
+    state_(model_->h().layers), bindings_(*model_, state_), slots_(options.slots) {
+    const auto & h = model_->h();
+    state_.cache   = &cache_;
+    if (model_->backend().is_cpu()) {
+        const int in_max      = std::max({ h.embedding, h.feed_forward, h.q_width() });
+        state_.sums_stride    = static_cast<std::size_t>((in_max / 32 + 15) / 16 * 16);
+        state_.u_stride       = static_cast<std::size_t>(options.slot_rank_max) * 3;
+        const int group       = h.heads / h.kv_heads;
+        state_.scratch_stride = (attention_scratch_floats(h.head_dim, group * ATTENTION_ROWS_MAX) + 15) / 16 * 16;
+        state_.scratch.resize(state_.scratch_stride * model_->backend().threads());
+    } else if (options.slots > 0) {
+        gpu_slots_ = std::make_unique<GpuSlots>(*model_, options.slots, options.slot_rank_max);
+    }
+}
+
+void Engine::check_sequence(int sequence) const {
+    require(sequence >= 0 && sequence < cache_.sequences(), "argument_invalid", "there is no sequence " + std::to_string(sequence));
+}
+
+void Engine::set_slot(int slot, std::shared_ptr<const AdapterImage> image) {
+    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid", "there is no adapter slot " + std::to_string(slot));
+    require(image->rank_max() <= options_.slot_rank_max, "adapter_invalid",
+            "the adapter's rank " + std::to_string(image->rank_max()) + " is above the slots' highest, " + std::to_string(options_.slot_rank_max));
+    if (gpu_slots_ != nullptr) {
+        gpu_slots_->set(slot, *image);
+    }
+    slots_[slot] = std::move(image);
+}
+
+void Engine::clear_slot(int slot) {
+    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid", "there is no adapter slot " + std::to_string(slot));
+    slots_[slot] = nullptr;
+}
+
+void Engine::trim_sequence(int sequence, int length) {
+    check_sequence(sequence);
+    require(length >= 0, "argument_invalid", "a sequence cannot have a negative length");
+    cache_.trim(sequence, length);
+}
+
+void Engine::share_sequence(int source, int destination, int length) {
+    check_sequence(source);
+    check_sequence(destination);
+    require(source != destination && cache_.length(destination) == 0 && length >= 0 && length <= cache_.length(source), "argument_invalid",
+            "a prefix can be shared only with an empty sequence, and no longer than it is");
+    cache_.share(source, destination, length);
+}
+
+int Engine::sequence_length(int sequence) const {
+    check_sequence(sequence);
+    return cache_.length(sequence);
+}
+
+int Engine::create_sampler(SamplerOptions options) {
+    const int id  = next_sampler_++;
+    samplers_[id] = std::make_unique<Sampler>(vocabulary_, std::move(options));
+    return id;
+}
+
+void Engine::accept_tokens(int sampler, const int32_t * tokens, std::size_t count) {
+    const auto found = samplers_.find(sampler);
+    require(found != samplers_.end(), "argument_invalid", "there is no sampler " + std::to_string(sampler));
+    for (std::size_t i = 0; i < count; ++i) {
+        require(tokens[i] >= 0 && tokens[i] < vocabulary_->size(), "argument_invalid", "there is no token " + std::to_string(tokens[i]));
+    }
+    found->second->accept_prompt(tokens, count);
+}
+
+void Engine::free_sampler(int sampler) {
+    samplers_.erase(sampler);
+}
+
+void Engine::check(const StepBatch & b) const {
+    require(b.rows > 0 && b.rows <= options_.batch_tokens_max, "argument_invalid", "a step takes 1 to " + std::to_string(options_.batch_tokens_max) + " rows");
+    require(b.rows <= cache_.cells_free(), "kv_full",
+            "the key/value cache has " + std::to_string(cache_.cells_free()) + " free cells, the step needs " + std::to_string(b.rows));
+    std::unordered_map<int32_t, int> lengths;
+    for (int row = 0; row < b.rows; ++row) {
+        const std::string where = "row " + std::to_string(row) + ": ";
+        require(b.tokens[row] >= 0 && b.tokens[row] < model_->h().vocabulary, "argument_invalid", where + "there is no token " + std::to_string(b.tokens[row]));
+        check_sequence(b.sequences[row]);
+        auto [length, fresh] = lengths.try_emplace(b.sequences[row], cache_.length(b.sequences[row]));
+        require(b.positions[row] == length->second, "argument_invalid", where + "its position does not follow what the sequence holds");
+        ++length->second;
+        require(b.slots[row] >= -1 && b.slots[row] < static_cast<int>(slots_.size()) && (b.slots[row] < 0 || slots_[b.slots[row]] != nullptr),
+                "argument_invalid", where + "the adapter slot " + std::to_string(b.slots[row]) + " is empty or does not exist");
+    }
+    for (int i = 0; i < b.output_count; ++i) {
+        require(b.outputs[i] >= 0 && b.outputs[i] < b.rows && (i == 0 || b.outputs[i] > b.outputs[i - 1]), "argument_invalid",
+                "output rows must be rising and within the batch");
+        require(b.samplers[i] < 0 || samplers_.count(b.samplers[i]) > 0, "argument_invalid", "there is no sampler " + std::to_string(b.samplers[i]));
+    }
+}
+
+// Takes the cells and describes segments and attention blocks.
+void Engine::describe_rows(const StepBatch & b) {
+    std::vector<const AdapterImage *> images(b.rows);
+    row_cells_.resize(b.rows);
+    state_.rows = b.rows;
+    state_.positions.assign(b.positions, b.positions + b.rows);
+    state_.blocks.clear();
+    for (int row = 0; row < b.rows; ++row) {
+        row_cells_[row] = cache_.append(b.sequences[row]);
+        images[row]     = b.slots[row] >= 0 ? slots_[b.slots[row]].get() : nullptr;
+        auto & blocks   = state_.blocks;
+        if (!blocks.empty() && blocks.back().sequence == b.sequences[row] && blocks.back().count < ATTENTION_ROWS_MAX) {
+            ++blocks.back().count;
+        } else {
+            blocks.push_back({ row, 1, b.sequences[row] });
+        }
+    }
+    StepState::segment(images, state_.segments);
+    std::vector<const AdapterImage *> of_outputs(b.output_count);
+    for (int i = 0; i < b.output_count; ++i) {
+        of_outputs[i] = images[b.outputs[i]];
+    }
+    StepState::segment(of_outputs, state_.output_segments);
+    if (model_->backend().is_cpu()) {
+        state_.u.resize(std::max(state_.u.size(), state_.u_stride * b.rows));
+        state_.sums.resize(std::max(state_.sums.size(), state_.sums_stride * b.rows));
+    }
+    for (auto & next : state_.attention_next) {
+        next.store(0, std::memory_order_relaxed);
+    }
+}
+
+Graph & Engine::graph_for(const GraphShape & shape) {
+    for (auto it = graphs_.begin(); it != graphs_.end(); ++it) {
+        if ((*it)->shape() == shape) {
+            graphs_.splice(graphs_.begin(), graphs_, it);
+            return *graphs_.front();
+        }
+    }
+    // Large graphs hold large buffers: at most one of them stays.
+    graphs_.remove_if([&](const std::unique_ptr<Graph> & g) { return g->shape().rows > GRAPH_ROWS_KEPT; });
+    if (graphs_.size() >= GRAPHS_KEPT) {
+        graphs_.pop_back();
+    }
+    graphs_.push_front(std::make_unique<Graph>(*model_, cache_, bindings_, gpu_slots_.get(), shape));
+    return *graphs_.front();
+}
+
+void Engine::fill_mask(ggml_tensor * mask, const StepBatch & b, int window) const {
+    if (mask == nullptr) {
+        return;
+    }
+    const int64_t         width = mask->ne[0];
+    std::vector<uint16_t> values(static_cast<std::size_t>(width) * b.rows, 0xfc00U);  // -inf
+    for (int row = 0; row < b.rows; ++row) {
+        const auto & cells = cache_.cells_of(b.sequences[row]);
+        const int    last  = b.positions[row];
+        for (int p = window > 0 ? std::max(0, last - window + 1) : 0; p <= last; ++p) {
+            values[row * width + cells[p]] = 0;
+        }
+    }
+    ggml_backend_tensor_set(mask, values.data(), 0, values.size() * sizeof(uint16_t));
+}
+
+void Engine::set_inputs(const Graph & graph, const StepBatch & b) {
+    const auto set = [](ggml_tensor * t, const void * data) {
+        if (t != nullptr && t->buffer != nullptr) {
+            ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
+        }
+    };
+    set(graph.tokens, b.tokens);
+    set(graph.positions, b.positions);
+    set(graph.cells, row_cells_.data());
+    set(graph.output_rows, b.outputs);
+    if (model_->backend().is_cpu()) {
+        return;
+    }
+    fill_mask(graph.mask, b, 0);
+    fill_mask(graph.mask_local, b, model_->h().window);
+    if (graph.slots != nullptr) {
+        std::vector<int32_t> ids(b.rows);
+        for (int row = 0; row < b.rows; ++row) {
+            ids[row] = b.slots[row] >= 0 ? b.slots[row] : gpu_slots_->zero_slot();
+        }
+        set(graph.slots, ids.data());
+        if (graph.output_slots != graph.slots) {
+            std::vector<int32_t> of_outputs(b.output_count);
+            for (int i = 0; i < b.output_count; ++i) {
+                of_outputs[i] = ids[b.outputs[i]];
+            }
+            set(graph.output_slots, of_outputs.data());
+        }
+    }
+}
+
+StepResult Engine::step(const StepBatch & b) {
+    check(b);
+    const auto started = std::chrono::steady_clock::now();
+
+    GraphShape shape;
+    shape.rows    = b.rows;
+    shape.outputs = b.output_count;
+    shape.hidden  = b.want_hidden;
+    shape.lora    = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
+    describe_rows(b);
+    const auto undo = [&] {
+        for (int row = b.rows - 1; row >= 0; --row) {
+            cache_.trim(b.sequences[row], b.positions[row]);
+        }
+    };
+    StepResult    result;
+    const Graph * graph = nullptr;
+    try {
+        if (!model_->backend().is_cpu()) {
+            const int high = cache_.cells_high();
+            shape.cells    = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
+        }
+        graph = &graph_for(shape);
+        set_inputs(*graph, b);
+        model_->backend().compute(graph->graph());
+    } catch (...) {
+        undo();
+        throw;
+    }
+    result.choices.resize(b.output_count);
+    if (b.output_count > 0) {
+        const auto         width = static_cast<std::size_t>(graph->result->ne[0]);
+        std::vector<float> copied;
+        float *            values = nullptr;
+        if (ggml_backend_buffer_is_host(graph->result->buffer)) {
+            values = static_cast<float *>(graph->result->data);
+        } else {
+            copied.resize(width * b.output_count);
+            ggml_backend_tensor_get(graph->result, copied.data(), 0, copied.size() * sizeof(float));
+            values = copied.data();
+        }
+        if (b.want_logits || b.want_hidden) {
+            result.values.assign(values, values + width * b.output_count);
+        }
+        if (!b.want_hidden) {
+            for (int i = 0; i < b.output_count; ++i) {
+                if (b.samplers[i] < 0) {
+                    continue;
+                }
+                try {
+                    result.choices[i] = samplers_.at(b.samplers[i])->sample(values + i * width);
+                } catch (const std::exception & e) {
+                    result.choices[i]       = Choice();
+                    result.choices[i].error = e.what();
+                }
+            }
+        }
+    }
+    result.compute_micros = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started).count();
+    return result;
+}
+
+}  // namespace mf

@@ -1,0 +1,29 @@
+#include "kernels.hpp"
+
+namespace mf {
+
+extern const Kernels kernels_baseline;
+#if defined(MF_X86_KERNELS)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+static const Kernels & choose() {
+#if defined(MF_X86_KERNELS)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        return kernels_avx512;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        return kernels_avx2;
+    }
+#endif
+    return kernels_baseline;
+}
+
+const Kernels & kernels() {
+    static const Kernels & chosen = choose();
+    return chosen;
+}
+
+}  // namespace mf

@@ -1,0 +1,67 @@
+// The inner loops that ggml does not have: low-rank deltas, block-sum corrections, attention over scattered cells.
+// One source (kernels_impl.hpp) is compiled once per instruction set; `kernels()` picks the best the processor has.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mf {
+
+// Attention of a block of rows of one sequence for one key/value head.
+struct AttentionBlock {
+    const float *   q;            // [rows][heads][head_dim], after RoPE; row stride q_stride floats
+    std::size_t     q_stride;
+    float *         out;          // same shape as q; row stride out_stride floats
+    std::size_t     out_stride;
+    const uint16_t * k;           // f16 cache of this layer: [cells][kv_heads * head_dim]
+    const uint16_t * v;
+    std::size_t     cell_stride;  // kv_heads * head_dim
+    const int32_t * cells;        // cell of every position of the sequence
+    const int32_t * positions;    // [rows] position of each row, rising
+    int             rows;
+    int             head_first;   // first query head of this key/value head
+    int             group;        // query heads per key/value head
+    int             kv_head;
+    int             head_dim;
+    int             window;       // sliding window in tokens, 0 = none
+    float           scale;
+};
+
+struct Kernels {
+    const char * name;
+
+    // u[t][r] = sum_i x[t][i] * a[r][i] for r in [r0, r1); a is f16, row-major [rank][in].
+    void (*lora_a)(const float * x, std::size_t x_stride, int rows, const uint16_t * a, int in, int r0, int r1,
+                   float * u, std::size_t u_stride);
+
+    // y[t][o] += sum_r u[t][r] * bt[r][o] for o in [o0, o1); bt is f16, [rank][out] (B transposed, scaled).
+    void (*lora_b)(const float * u, std::size_t u_stride, int rows, const uint16_t * bt, int rank, int out, int o0,
+                   int o1, float * y, std::size_t y_stride);
+
+    // The same with float32 weights, shared by all rows (the offset part of Q4_1 weights).
+    void (*correction)(const float * u, std::size_t u_stride, int rows, const float * bt, int rank, int out, int o0,
+                       int o1, float * y, std::size_t y_stride);
+
+    // s[b] = sum of x[32 b .. 32 b + 31]
+    void (*block_sums)(const float * x, int in, float * s);
+
+    // scratch: at least attention_scratch_floats(head_dim, group * rows) floats
+    void (*attention)(const AttentionBlock & block, float * scratch);
+
+    // Largest element (first one on ties) and its index.
+    int (*argmax)(const float * x, int n, float * max);
+
+    // sum_i exp((x[i] - max) * inv_temperature)
+    double (*exp_sum)(const float * x, int n, float max, float inv_temperature);
+};
+
+inline constexpr int ATTENTION_ROWS_MAX = 8;
+inline constexpr int ATTENTION_TILE     = 32;
+
+inline std::size_t attention_scratch_floats(int head_dim, int queries) {
+    return static_cast<std::size_t>(2 * ATTENTION_TILE * head_dim + queries * (head_dim + ATTENTION_TILE + 2) + 64);
+}
+
+const Kernels & kernels();
+
+}  // namespace mf

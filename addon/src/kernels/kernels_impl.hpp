@@ -1,0 +1,323 @@
+// Bodies of the kernels; included once by each kernels_<isa>.cpp, which sets MF_KERNELS_NAME and MF_KERNELS_SYMBOL.
+#include <limits>
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace mf {
+namespace {
+
+using simd::V;
+using simd::W;
+
+inline V load_weight(const uint16_t * p) { return simd::load_half(p); }
+inline V load_weight(const float * p) { return simd::load(p); }
+
+inline float weight_at(const uint16_t * p) {
+    uint16_t one[W] = { *p };
+    float    f[W];
+    simd::store(f, simd::load_half(one));
+    return f[0];
+}
+inline float weight_at(const float * p) { return *p; }
+
+// TOKENS rows of x against RANKS rows of a, both over the whole input width.
+template <int TOKENS, int RANKS>
+inline void dot_block(const float * x, std::size_t x_stride, const uint16_t * a, int in, float * u,
+                      std::size_t u_stride) {
+    V acc[TOKENS][RANKS];
+    for (auto & row : acc) {
+        for (auto & v : row) {
+            v = simd::zero();
+        }
+    }
+    int i = 0;
+    for (; i + W <= in; i += W) {
+        V w[RANKS];
+        for (int r = 0; r < RANKS; ++r) {
+            w[r] = simd::load_half(a + static_cast<std::size_t>(r) * in + i);
+        }
+        for (int t = 0; t < TOKENS; ++t) {
+            const V xv = simd::load(x + t * x_stride + i);
+            for (int r = 0; r < RANKS; ++r) {
+                acc[t][r] = simd::fma(xv, w[r], acc[t][r]);
+            }
+        }
+    }
+    for (int t = 0; t < TOKENS; ++t) {
+        for (int r = 0; r < RANKS; ++r) {
+            float total = simd::sum(acc[t][r]);
+            for (int j = i; j < in; ++j) {
+                total += x[t * x_stride + j] * weight_at(a + static_cast<std::size_t>(r) * in + j);
+            }
+            u[t * u_stride + r] = total;
+        }
+    }
+}
+
+template <int TOKENS>
+inline void dot_rows(const float * x, std::size_t x_stride, const uint16_t * a, int in, int r0, int r1, float * u,
+                     std::size_t u_stride) {
+    int r = r0;
+    for (; r + 4 <= r1; r += 4) {
+        dot_block<TOKENS, 4>(x, x_stride, a + static_cast<std::size_t>(r) * in, in, u + r, u_stride);
+    }
+    for (; r < r1; ++r) {
+        dot_block<TOKENS, 1>(x, x_stride, a + static_cast<std::size_t>(r) * in, in, u + r, u_stride);
+    }
+}
+
+void lora_a(const float * x, std::size_t x_stride, int rows, const uint16_t * a, int in, int r0, int r1, float * u,
+            std::size_t u_stride) {
+    int t = 0;
+    for (; t + 4 <= rows; t += 4) {
+        dot_rows<4>(x + t * x_stride, x_stride, a, in, r0, r1, u + t * u_stride, u_stride);
+    }
+    for (; t < rows; ++t) {
+        dot_rows<1>(x + t * x_stride, x_stride, a, in, r0, r1, u + t * u_stride, u_stride);
+    }
+}
+
+template <int TOKENS, int VECTORS, typename T>
+inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int rank, int out, float * y,
+                       std::size_t y_stride) {
+    V acc[TOKENS][VECTORS];
+    for (int t = 0; t < TOKENS; ++t) {
+        for (int v = 0; v < VECTORS; ++v) {
+            acc[t][v] = simd::load(y + t * y_stride + v * W);
+        }
+    }
+    for (int r = 0; r < rank; ++r) {
+        const T * row = bt + static_cast<std::size_t>(r) * out;
+        V         w[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            w[v] = load_weight(row + v * W);
+        }
+        for (int t = 0; t < TOKENS; ++t) {
+            const V s = simd::set1(u[t * u_stride + r]);
+            for (int v = 0; v < VECTORS; ++v) {
+                acc[t][v] = simd::fma(s, w[v], acc[t][v]);
+            }
+        }
+    }
+    for (int t = 0; t < TOKENS; ++t) {
+        for (int v = 0; v < VECTORS; ++v) {
+            simd::store(y + t * y_stride + v * W, acc[t][v]);
+        }
+    }
+}
+
+template <int TOKENS, typename T>
+inline void axpy_rows(const float * u, std::size_t u_stride, const T * bt, int rank, int out, int o0, int o1, float * y,
+                      std::size_t y_stride) {
+    int o = o0;
+    for (; o + 4 * W <= o1; o += 4 * W) {
+        axpy_block<TOKENS, 4>(u, u_stride, bt + o, rank, out, y + o, y_stride);
+    }
+    for (; o + W <= o1; o += W) {
+        axpy_block<TOKENS, 1>(u, u_stride, bt + o, rank, out, y + o, y_stride);
+    }
+    for (; o < o1; ++o) {
+        for (int t = 0; t < TOKENS; ++t) {
+            float total = y[t * y_stride + o];
+            for (int r = 0; r < rank; ++r) {
+                total += u[t * u_stride + r] * weight_at(bt + static_cast<std::size_t>(r) * out + o);
+            }
+            y[t * y_stride + o] = total;
+        }
+    }
+}
+
+template <typename T>
+void axpy(const float * u, std::size_t u_stride, int rows, const T * bt, int rank, int out, int o0, int o1, float * y,
+          std::size_t y_stride) {
+    int t = 0;
+    for (; t + 4 <= rows; t += 4) {
+        axpy_rows<4>(u + t * u_stride, u_stride, bt, rank, out, o0, o1, y + t * y_stride, y_stride);
+    }
+    for (; t < rows; ++t) {
+        axpy_rows<1>(u + t * u_stride, u_stride, bt, rank, out, o0, o1, y + t * y_stride, y_stride);
+    }
+}
+
+void block_sums(const float * x, int in, float * s) {
+    for (int b = 0; b < in / 32; ++b) {
+        V acc = simd::load(x + b * 32);
+        for (int i = W; i < 32; i += W) {
+            acc = simd::add(acc, simd::load(x + b * 32 + i));
+        }
+        s[b] = simd::sum(acc);
+    }
+}
+
+inline void widen(const uint16_t * from, float * to, int n) {
+    for (int i = 0; i < n; i += W) {
+        simd::store(to + i, simd::load_half(from + i));
+    }
+}
+
+inline float dot(const float * a, const float * b, int n) {
+    V acc = simd::zero();
+    for (int i = 0; i < n; i += W) {
+        acc = simd::fma(simd::load(a + i), simd::load(b + i), acc);
+    }
+    return simd::sum(acc);
+}
+
+// acc[0..n) = acc * rescale + sum_k p[k] * v[k][0..n)
+template <int VECTORS>
+inline void weighted_sum(const float * p, const float * v, int keys, int head_dim, float rescale, float * acc) {
+    V total[VECTORS];
+    for (int i = 0; i < VECTORS; ++i) {
+        total[i] = simd::mul(simd::load(acc + i * W), simd::set1(rescale));
+    }
+    for (int k = 0; k < keys; ++k) {
+        const V w = simd::set1(p[k]);
+        for (int i = 0; i < VECTORS; ++i) {
+            total[i] = simd::fma(w, simd::load(v + static_cast<std::size_t>(k) * head_dim + i * W), total[i]);
+        }
+    }
+    for (int i = 0; i < VECTORS; ++i) {
+        simd::store(acc + i * W, total[i]);
+    }
+}
+
+// Softmax attention in tiles with a running maximum (Milakov & Gimelshein 2018; Rabe & Staats 2021), float32 throughout.
+// A row sees the keys of its own sequence up to its own position, in order, so its result does not depend on what else
+// is in the batch.
+void attention(const AttentionBlock & b, float * scratch) {
+    const int queries = b.rows * b.group;
+    const int d       = b.head_dim;
+    float *   kf      = scratch;
+    float *   vf      = kf + static_cast<std::size_t>(ATTENTION_TILE) * d;
+    float *   acc     = vf + static_cast<std::size_t>(ATTENTION_TILE) * d;
+    float *   p       = acc + static_cast<std::size_t>(queries) * d;
+    float *   running = p + ATTENTION_TILE;
+    float *   total   = running + queries;
+    for (int i = 0; i < queries; ++i) {
+        running[i] = -std::numeric_limits<float>::infinity();
+        total[i]   = 0;
+    }
+    std::memset(acc, 0, sizeof(float) * queries * d);
+
+    const int last  = b.positions[b.rows - 1];
+    int       first = b.window > 0 ? b.positions[0] - b.window + 1 : 0;
+    first           = first < 0 ? 0 : first - first % ATTENTION_TILE;  // the same tiles whatever the batch
+    for (int tile = first; tile <= last; tile += ATTENTION_TILE) {
+        const int keys = last + 1 - tile < ATTENTION_TILE ? last + 1 - tile : ATTENTION_TILE;
+        for (int k = 0; k < keys; ++k) {
+            const std::size_t at =
+                static_cast<std::size_t>(b.cells[tile + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d;
+            widen(b.k + at, kf + static_cast<std::size_t>(k) * d, d);
+            widen(b.v + at, vf + static_cast<std::size_t>(k) * d, d);
+        }
+        for (int row = 0; row < b.rows; ++row) {
+            const int position = b.positions[row];
+            const int seen     = position + 1 - tile < keys ? position + 1 - tile : keys;
+            int       skip     = b.window > 0 ? position - b.window + 1 - tile : 0;
+            skip               = skip < 0 ? 0 : skip;
+            if (seen <= skip) {
+                continue;
+            }
+            for (int h = 0; h < b.group; ++h) {
+                const int     query = row * b.group + h;
+                const float * q     = b.q + row * b.q_stride + static_cast<std::size_t>(b.head_first + h) * d;
+                float         best  = running[query];
+                for (int k = skip; k < seen; ++k) {
+                    p[k] = dot(q, kf + static_cast<std::size_t>(k) * d, d) * b.scale;
+                    best = p[k] > best ? p[k] : best;
+                }
+                for (int k = 0; k < skip; ++k) {
+                    p[k] = -std::numeric_limits<float>::infinity();
+                }
+                for (int k = seen; k < ATTENTION_TILE; ++k) {
+                    p[k] = -std::numeric_limits<float>::infinity();
+                }
+                const float rescale = std::exp(running[query] - best);
+                V           sum     = simd::zero();
+                for (int k = 0; k < ATTENTION_TILE; k += W) {
+                    const V shifted = simd::sub(simd::load(p + k), simd::set1(best));
+                    simd::store(p + k, simd::exp(shifted));
+                }
+                for (int k = 0; k < skip; ++k) {
+                    p[k] = 0;
+                }
+                for (int k = seen; k < ATTENTION_TILE; ++k) {
+                    p[k] = 0;
+                }
+                for (int k = 0; k < ATTENTION_TILE; k += W) {
+                    sum = simd::add(sum, simd::load(p + k));
+                }
+                total[query]   = total[query] * rescale + simd::sum(sum);
+                running[query] = best;
+                float * out    = acc + static_cast<std::size_t>(query) * d;
+                int     i      = 0;
+                for (; i + 4 * W <= d; i += 4 * W) {
+                    weighted_sum<4>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale,
+                                    out + i);
+                }
+                for (; i < d; i += W) {
+                    weighted_sum<1>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale,
+                                    out + i);
+                }
+            }
+        }
+    }
+    for (int row = 0; row < b.rows; ++row) {
+        for (int h = 0; h < b.group; ++h) {
+            const int query   = row * b.group + h;
+            const V   inverse = simd::set1(1.0F / total[query]);
+            float *   out     = b.out + row * b.out_stride + static_cast<std::size_t>(b.head_first + h) * d;
+            for (int i = 0; i < d; i += W) {
+                simd::store(out + i, simd::mul(simd::load(acc + static_cast<std::size_t>(query) * d + i), inverse));
+            }
+        }
+    }
+}
+
+int argmax(const float * x, int n, float * best) {
+    V   m = simd::set1(-std::numeric_limits<float>::infinity());
+    int i = 0;
+    for (; i + W <= n; i += W) {
+        m = simd::max(m, simd::load(x + i));
+    }
+    float top = simd::max_of(m);
+    for (; i < n; ++i) {
+        top = x[i] > top ? x[i] : top;
+    }
+    *best = top;
+    for (int j = 0; j < n; ++j) {
+        if (x[j] == top) {
+            return j;
+        }
+    }
+    return 0;
+}
+
+double exp_sum(const float * x, int n, float top, float inv_temperature) {
+    const V shift = simd::set1(top);
+    const V scale = simd::set1(inv_temperature);
+    double  total = 0;
+    int     i     = 0;
+    while (i + W <= n) {
+        // Short float32 runs added in double: a vocabulary of 150,000 stays exact to about 1e-7.
+        V acc = simd::zero();
+        for (int j = 0; j < 64 && i + W <= n; ++j, i += W) {
+            acc = simd::add(acc, simd::exp(simd::mul(simd::sub(simd::load(x + i), shift), scale)));
+        }
+        total += simd::sum(acc);
+    }
+    for (; i < n; ++i) {
+        total += std::exp((x[i] - top) * inv_temperature);
+    }
+    return total;
+}
+
+}  // namespace
+
+extern const Kernels MF_KERNELS_SYMBOL;
+const Kernels        MF_KERNELS_SYMBOL = {
+    MF_KERNELS_NAME, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, argmax, exp_sum,
+};
+
+}  // namespace mf

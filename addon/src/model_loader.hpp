@@ -1,0 +1,49 @@
+// Reads a GGUF file into device buffers, in the layout the device computes fastest with.
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model.hpp"
+
+namespace mf {
+
+class ModelLoader {
+  public:
+    ModelLoader(Model & model, const std::string & path);
+    ~ModelLoader();
+    void load();
+
+  private:
+    // A tensor of the device and how its bytes come about.
+    struct Pending {
+        ggml_tensor *            tensor;
+        std::vector<std::string> sources;  // file tensors, stacked by rows
+        bool                     split;    // Q4_1 in the file, Q4_0 on the device
+        Part *                   part;     // where the correction of a split weight goes
+    };
+
+    ggml_tensor * file_tensor(const std::string & name, bool required) const;
+    ggml_tensor * declare(ggml_backend_buffer_type_t type, const std::vector<std::string> & sources, bool split, Part * part);
+    ggml_tensor * norm(const std::string & name, bool required);
+    void          declare_site(Site & site, SiteId id, int layer);
+    void          declare_layer(int layer);
+    bool          supports(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const;
+    ggml_backend_buffer_type_t matmul_buffer(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
+    void          read(const std::string & name, std::vector<uint8_t> & bytes);
+    void          fill(const Pending & pending);
+    void          refuse_unused() const;
+
+    Model &                                              model_;
+    std::FILE *                                          file_ = nullptr;
+    gguf_context *                                       gguf_ = nullptr;
+    ggml_context *                                       meta_ = nullptr;
+    std::map<ggml_backend_buffer_type_t, ggml_context *> contexts_;
+    std::vector<Pending>                                 pending_;
+    std::map<std::string, bool>                          used_;
+};
+
+}  // namespace mf
