@@ -12,6 +12,9 @@ export interface Database {
   client: Client;
 }
 
+/** Per connection, unlike WAL, which the file remembers. */
+const SYNC_FULL = 'PRAGMA synchronous = FULL';
+
 /** How long, and how often, a locked database is tried again. Milliseconds. */
 export interface BusyPolicy {
   limitMs: number;
@@ -29,10 +32,8 @@ export async function openDatabase(path: string, busy: BusyPolicy = BUSY_POLICY)
   mkdirSync(dirname(path), { recursive: true });
   const client = createClient({ url: fileUrl(path), concurrency: 1 });
   try {
-    await retryBusy(async () => {
-      await client.execute('PRAGMA journal_mode = WAL');
-      await client.execute('PRAGMA synchronous = FULL');
-    }, busy);
+    await retryBusy(client, () => client.execute('PRAGMA journal_mode = WAL'), busy);
+    await client.execute(SYNC_FULL);
     return { client, db: drizzle(client, { schema }) };
   } catch (error) {
     client.close();
@@ -54,15 +55,26 @@ export function sqliteCode(error: unknown): string | null {
   return null;
 }
 
-/** Runs `work` again, with growing pauses, while another connection holds the lock; after `limitMs` throws the last error. */
-export async function retryBusy<T>(work: () => Promise<T>, policy: BusyPolicy = BUSY_POLICY): Promise<T> {
+/**
+ * Runs `work` again, with growing pauses, while another connection holds the lock; after `limitMs` throws the last error.
+ * SQLite leaves a statement that met SQLITE_BUSY in progress, and libSQL resets it only when it is garbage: until then every COMMIT on that
+ * connection fails ("SQL statements in progress"). So a busy connection is replaced by a new one.
+ */
+export async function retryBusy<T>(
+  client: Client,
+  work: () => Promise<T>,
+  policy: BusyPolicy = BUSY_POLICY,
+): Promise<T> {
   const giveUpAt = performance.now() + policy.limitMs;
   for (let delayMs = policy.firstDelayMs; ; delayMs = Math.min(delayMs * 2, policy.delayMaxMs)) {
     try {
       return await work();
     } catch (error) {
       const code = sqliteCode(error);
-      if ((code !== 'SQLITE_BUSY' && code !== 'SQLITE_LOCKED') || performance.now() + delayMs > giveUpAt) throw error;
+      if (code !== 'SQLITE_BUSY' && code !== 'SQLITE_LOCKED') throw error;
+      await client.reconnect();
+      await client.execute(SYNC_FULL);
+      if (performance.now() + delayMs > giveUpAt) throw error;
       await sleep(delayMs);
     }
   }

@@ -38,10 +38,10 @@ export async function migrate(client: Client, folder = MIGRATIONS_FOLDER, busy?:
     throw new MigrationError(`No migrations in ${folder}: the installation is incomplete; install it again.`);
   const done: string[] = [];
   for (;;) {
-    const applied = await retryBusy(() => appliedMigrations(client), busy);
+    const applied = await retryBusy(client, () => appliedMigrations(client), busy);
     const next = nextMigration(migrations, applied);
     if (!next) return done;
-    if (await retryBusy(() => applyMigration(client, next, applied.length), busy)) done.push(next.name);
+    if (await retryBusy(client, () => applyMigration(client, next, applied.length), busy)) done.push(next.name);
   }
 }
 

@@ -38,6 +38,8 @@ export class ReceiptLogClient implements ReceiptLogApi {
   };
   #restartTimer: NodeJS.Timeout | null = null;
   #restartDelayMs = LOG_LIMITS.restartFirstMs;
+  /** Why the log could not be opened again, when that needs a person. */
+  #failure: LogError | null = null;
   #closing: Promise<void> | null = null;
 
   private constructor(options: WorkerData) {
@@ -95,6 +97,19 @@ export class ReceiptLogClient implements ReceiptLogApi {
     return this.#call({ name: 'audit', from }) as Promise<{ leaves: number }>;
   }
 
+  /** Opens the log again in a new thread, for instance after somebody repaired what made it fail. Calls in flight reject. */
+  async restart(): Promise<void> {
+    if (this.#closing) throw new LogError('log_closed', 'The receipt log is closed.');
+    if (this.#restartTimer) clearTimeout(this.#restartTimer);
+    const old = this.#worker;
+    this.#down(
+      new LogError('log_unavailable', 'The receipt log is being restarted; appending the same receipt again is safe.'),
+    );
+    await old?.terminate();
+    this.#failure = null;
+    await this.#start();
+  }
+
   /** Commits what is queued, closes the database, ends the thread. */
   close(): Promise<void> {
     this.#closing ??= this.#shutDown();
@@ -119,6 +134,7 @@ export class ReceiptLogClient implements ReceiptLogApi {
   #call(operation: Operation): Promise<unknown> {
     if (this.#closing)
       return Promise.reject(new LogError('log_closed', 'The receipt log is closed: the daemon is stopping.'));
+    if (this.#failure) return Promise.reject(this.#failure);
     if (this.#calls.size >= this.#queueMax)
       return Promise.reject(
         new LogError(
@@ -221,8 +237,10 @@ export class ReceiptLogClient implements ReceiptLogApi {
       this.#start().catch((error: LogError) => {
         const failed = error.code === 'log_tampered' || error.code.startsWith('log_key');
         this.#down(error);
-        if (failed) this.#health = { ...this.#health, status: 'failed' };
-        else this.#scheduleRestart();
+        if (failed) {
+          this.#failure = error;
+          this.#health = { ...this.#health, status: 'failed' };
+        } else this.#scheduleRestart();
       });
     }, this.#restartDelayMs);
   }

@@ -9,6 +9,8 @@ export const LOG_LIMITS = {
   /** One group commit. */
   batchEntriesMax: 256,
   batchBytesMax: 4 * 1024 * 1024,
+  /** How long a commit waits for another program to let go of the database. */
+  busyLimitMs: 5_000,
   /** The newest leaves whose hashes are computed again from their entries when the log opens. */
   auditLeavesAtOpen: 20_000,
   auditPageLeaves: 1_000,

@@ -7,7 +7,7 @@
  */
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { retryBusy, sqliteCode } from '../db/database.ts';
+import { sqliteCode } from '../db/database.ts';
 import type { ConsistencyBundle, Receipt, ReceiptBundle } from '../protocol.ts';
 import type { Appended, LogHealth, LogOptions, ReceiptLogApi } from './api.ts';
 import { openCheckpoint, signCheckpoint } from './checkpoint.ts';
@@ -178,7 +178,7 @@ export class ReceiptLog implements ReceiptLogApi {
       const entries = [...firstOf.values()];
       try {
         const startedAt = performance.now();
-        const firstIndex = await retryBusy(() => this.#write(entries));
+        const firstIndex = await this.#store.retryBusy(() => this.#write(entries), this.#limits.busyLimitMs);
         this.#lastCommitMs = performance.now() - startedAt;
         this.#commits++;
         const indexOf = new Map(entries.map(({ id }, i) => [id, firstIndex + i]));
@@ -384,7 +384,7 @@ export class ReceiptLog implements ReceiptLogApi {
 
   async #read<T>(work: () => Promise<T>): Promise<T> {
     try {
-      return await retryBusy(work);
+      return await this.#store.retryBusy(work);
     } catch (error) {
       throw toLogError(error);
     }

@@ -1,6 +1,6 @@
 /** The log's rows in daemon.db: reads, the one write (a group commit), and the probe for space. No policy. */
 import { eq, gte, inArray, max, sql } from 'drizzle-orm';
-import { type Database, openDatabase, retryBusy, sqliteCode } from '../db/database.ts';
+import { BUSY_POLICY, type Database, openDatabase, retryBusy, sqliteCode } from '../db/database.ts';
 import { migrate } from '../db/migrate.ts';
 import { checkpoint, receipts, spaceProbe } from '../db/schema.ts';
 import { LogError } from './errors.ts';
@@ -60,6 +60,11 @@ export class ReceiptStore {
     this.close();
   }
 
+  /** While another program holds the lock, tries again for up to `limitMs`. */
+  retryBusy<T>(work: () => Promise<T>, limitMs = BUSY_POLICY.limitMs): Promise<T> {
+    return retryBusy(this.#database.client, work, { ...BUSY_POLICY, limitMs });
+  }
+
   async size(): Promise<number> {
     const [row] = await this.#database.db.select({ last: max(receipts.leafIndex) }).from(receipts);
     return row?.last === null || row?.last === undefined ? 0 : Number(row.last) + 1;
@@ -73,7 +78,7 @@ export class ReceiptStore {
   /** The checkpoint of the empty log. Does nothing when there is one already, also one that another process writes just now. */
   async begin({ treeSize, rootHash, note }: CheckpointRow): Promise<void> {
     try {
-      await retryBusy(async () => {
+      await this.retryBusy(async () => {
         if ((await this.checkpoint()) || (await this.size()) > 0) return;
         await this.#database.db.insert(checkpoint).values({ slot: ONE_ROW, treeSize, rootHash, note });
       });

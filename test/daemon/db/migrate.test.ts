@@ -35,17 +35,29 @@ describe('migrations', () => {
     const { client } = await open();
     expect(await migrate(client)).toEqual(migrationNames);
     const tables = Object.values(schema).map((table) => getTableConfig(table as SQLiteTable));
-    const { rows } = await client.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> '_migrations'");
+    const { rows } = await client.execute(
+      "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> '_migrations'",
+    );
     expect(rows.map(({ name }) => name).sort()).toEqual(tables.map(({ name }) => name).sort());
     for (const { name, columns } of tables) {
-      const { rows: found } = await client.execute({ sql: 'SELECT name, lower(type) AS type, "notnull", pk FROM pragma_table_info(?)', args: [name] });
-      const wanted = columns.map((column) => ({ name: column.name, type: column.getSQLType(), notnull: column.notNull ? 1 : 0, pk: column.primary ? 1 : 0 }));
+      const { rows: found } = await client.execute({
+        sql: 'SELECT name, lower(type) AS type, "notnull", pk FROM pragma_table_info(?)',
+        args: [name],
+      });
+      const wanted = columns.map((column) => ({
+        name: column.name,
+        type: column.getSQLType(),
+        notnull: column.notNull ? 1 : 0,
+        pk: column.primary ? 1 : 0,
+      }));
       expect(found.map((row) => ({ ...row }))).toEqual(wanted);
       const { rows: unique } = await client.execute({
         sql: 'SELECT c.name FROM pragma_index_list(?) i JOIN pragma_index_info(i.name) c WHERE i."unique" = 1 AND i.origin <> \'pk\'',
         args: [name],
       });
-      expect(unique.map((row) => row.name)).toEqual(columns.filter(({ isUnique }) => isUnique).map((column) => column.name));
+      expect(unique.map((row) => row.name)).toEqual(
+        columns.filter(({ isUnique }) => isUnique).map((column) => column.name),
+      );
     }
   });
 
@@ -72,7 +84,8 @@ describe('migrations', () => {
   it('edited ones, and databases of a newer version, are refused with a sentence', async () => {
     const folder = temporaryFolder();
     const { client } = await open();
-    for (const name of migrationNames) copyFileSync(join(MIGRATIONS_FOLDER, `${name}.sql`), join(folder, `${name}.sql`));
+    for (const name of migrationNames)
+      copyFileSync(join(MIGRATIONS_FOLDER, `${name}.sql`), join(folder, `${name}.sql`));
     writeFileSync(join(folder, '9999_future.sql'), 'CREATE TABLE future (x);');
     await migrate(client, folder);
     await expect(migrate(client)).rejects.toThrow(/newer version/);
@@ -90,9 +103,9 @@ describe('a locked database', () => {
     const write = () => writer.client.execute('INSERT INTO t VALUES (1)');
     const held = await holder.client.transaction('write');
     const policy = { limitMs: 80, firstDelayMs: 1, delayMaxMs: 20 };
-    const error = await retryBusy(write, policy).catch((reason) => reason);
+    const error = await retryBusy(writer.client, write, policy).catch((reason) => reason);
     expect(sqliteCode(error)).toBe('SQLITE_BUSY');
-    const waiting = retryBusy(write, { ...policy, limitMs: 3_000 });
+    const waiting = retryBusy(writer.client, write, { ...policy, limitMs: 3_000 });
     setTimeout(() => held.rollback(), 50);
     expect((await waiting).rowsAffected).toBe(1);
   });

@@ -21,7 +21,10 @@ const attacks: [string, string][] = [
   ['an index before the first', `INSERT INTO receipts VALUES (-1, 'new', ${ROW})`],
   ['an index chosen by SQLite', `INSERT INTO receipts VALUES (NULL, 'new', ${ROW})`],
   ['a gap within one statement', `INSERT INTO receipts VALUES (5, 'new', ${ROW}), (7, 'newer', ${ROW})`],
-  ['a duplicate id within one statement', `INSERT OR REPLACE INTO receipts VALUES (5, 'new', ${ROW}), (6, 'new', ${ROW})`],
+  [
+    'a duplicate id within one statement',
+    `INSERT OR REPLACE INTO receipts VALUES (5, 'new', ${ROW}), (6, 'new', ${ROW})`,
+  ],
   ['an entry that is too long', "INSERT INTO receipts VALUES (5, 'new', printf('%.65536c', 'x'), zeroblob(32))"],
   ['no hashes', "INSERT INTO receipts VALUES (5, 'new', '{}', zeroblob(0))"],
   ['half a hash', "INSERT INTO receipts VALUES (5, 'new', '{}', zeroblob(48))"],
@@ -36,7 +39,10 @@ const attacks: [string, string][] = [
 describe.each([
   ['a new connection', []],
   ['a connection with recursive_triggers', ['PRAGMA recursive_triggers = ON']],
-  ['a connection without foreign keys, sync or trust', ['PRAGMA foreign_keys = OFF', 'PRAGMA synchronous = OFF', 'PRAGMA trusted_schema = OFF']],
+  [
+    'a connection without foreign keys, sync or trust',
+    ['PRAGMA foreign_keys = OFF', 'PRAGMA synchronous = OFF', 'PRAGMA trusted_schema = OFF'],
+  ],
 ])('the tables are append-only on %s', (_, pragmas) => {
   let client: Client;
   let content: () => Promise<unknown>;
@@ -49,8 +55,12 @@ describe.each([
     onTestFinished(() => client.close());
     for (const pragma of pragmas) await client.execute(pragma);
     content = async () => [
-      (await client.execute('SELECT leaf_index, id, entry, hex(hashes) FROM receipts')).rows.map((row) => Object.values(row)),
-      (await client.execute('SELECT slot, tree_size, hex(root_hash), note FROM checkpoint')).rows.map((row) => Object.values(row)),
+      (await client.execute('SELECT leaf_index, id, entry, hex(hashes) FROM receipts')).rows.map((row) =>
+        Object.values(row),
+      ),
+      (await client.execute('SELECT slot, tree_size, hex(root_hash), note FROM checkpoint')).rows.map((row) =>
+        Object.values(row),
+      ),
     ];
   });
 
@@ -70,11 +80,16 @@ describe.each([
 it('every UNIQUE column of receipts is named in the guard against REPLACE', async () => {
   const log = await openLog({ dataDir: temporaryFolder() });
   const { client } = log.store.database;
-  const guard = String((await client.execute("SELECT sql FROM sqlite_master WHERE name = 'receipts_no_gap_no_replace'")).rows[0]?.sql);
+  const guard = String(
+    (await client.execute("SELECT sql FROM sqlite_master WHERE name = 'receipts_no_gap_no_replace'")).rows[0]?.sql,
+  );
   const { rows: indexes } = await client.execute('SELECT name FROM pragma_index_list(\'receipts\') WHERE "unique" = 1');
   expect(indexes.length).toBeGreaterThan(0);
   for (const { name } of indexes) {
-    const { rows: columns } = await client.execute({ sql: 'SELECT name FROM pragma_index_info(?)', args: [String(name)] });
+    const { rows: columns } = await client.execute({
+      sql: 'SELECT name FROM pragma_index_info(?)',
+      args: [String(name)],
+    });
     for (const { name: column } of columns) expect(guard).toMatch(new RegExp(`${column} = NEW\\.${column}`));
   }
 });
