@@ -35,3 +35,13 @@ export const HUB_LIMITS = {
   totalMs: 30 * 60_000,
   redirectsMax: 5,
 } as const;
+
+/** The tiers inside the engine thread. */
+export const TIER_LIMITS = {
+  /** Adapters read and built at the same time; more would only share the same disk and cores. */
+  loadsMax: 2,
+  /** For so long everybody who asks for an adapter that failed to load hears the same, before it is tried again. */
+  failureMs: 1_000,
+  /** Load times kept until somebody takes them. */
+  samplesMax: 4_096,
+} as const;

@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { TARGETS } from '../../addon/types.ts';
 import type { AdapterHandle } from '../engine/slots.ts';
@@ -48,6 +49,14 @@ export interface IncomingFile {
   content: AsyncIterable<Uint8Array>;
 }
 
+export interface StagedAdapter {
+  readonly summary: AdapterSummary;
+  /** Makes it visible under its digest. The same weights are kept once: what is there already stays. */
+  publish(): Promise<AdapterSummary>;
+  /** Removes what was staged; nothing if it was published. */
+  discard(): Promise<void>;
+}
+
 export interface StoreOptions {
   /** Adapter directory; made if missing. */
   root: string;
@@ -86,11 +95,13 @@ export class AdapterStore {
   }
 
   /**
-   * Takes in the files of one adapter. Leaves nothing behind when it fails. The same weights are kept once.
+   * Takes in the files of one adapter and checks them, beside the adapters that are there. Leaves nothing behind when it
+   * fails. Who calls must `publish` or `discard`.
    * @throws AdapterError
    */
-  async import(files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>): Promise<AdapterSummary> {
+  async stage(files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>): Promise<StagedAdapter> {
     const directory = join(this.root, `${TEMPORARY}${randomUUID()}`);
+    const discard = (): Promise<void> => rm(directory, { recursive: true, force: true });
     try {
       await mkdir(directory);
       const bytes = await this.receiveAll(directory, files);
@@ -106,22 +117,13 @@ export class AdapterStore {
         baseHint: parsed.baseHint,
         architecture: this.base.architecture,
       };
-      await this.receive(
-        directory,
-        {
-          name: SUMMARY_FILE,
-          content: (async function* () {
-            yield Buffer.from(JSON.stringify(summary, null, 2));
-          })(),
-        },
-        ADAPTER_LIMITS.configBytesMax,
-      );
+      const content = Readable.from([Buffer.from(JSON.stringify(summary, null, 2))]);
+      await this.receive(directory, { name: SUMMARY_FILE, content }, ADAPTER_LIMITS.configBytesMax);
       await syncDirectory(directory);
-      return await this.publish(directory, summary);
+      return { summary, discard, publish: () => this.publish(directory, summary) };
     } catch (error) {
+      await discard();
       throw fromFileError(error, 'while adding the adapter');
-    } finally {
-      await rm(directory, { recursive: true, force: true });
     }
   }
 
