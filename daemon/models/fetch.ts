@@ -77,7 +77,8 @@ export async function findBuiltin(model: BuiltinModel, options: FetchOptions = {
   return null;
 }
 
-async function ensureBuiltin(model: BuiltinModel, options: FetchOptions): Promise<string> {
+/** Path of a built-in model in the data folder, fetched if it is not on this machine. Throws FetchError. */
+export async function ensureBuiltin(model: BuiltinModel, options: FetchOptions): Promise<string> {
   const { own, shared } = placesOf(model.file, options);
   // Only whole and checked files ever get this name; the size is a guard against what people do by hand.
   if (await hasSize(own, model.bytes)) return own;
