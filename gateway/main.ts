@@ -18,8 +18,15 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 
 /** Keep-alive connections to the daemons; silence is judged by the generation itself, so there is no body time-out here. */
 function daemonFetch(): { fetch: Fetch; close: () => Promise<void> } {
-  const agent = new Agent({ connections: 512, keepAliveTimeout: 30_000, headersTimeout: 0, bodyTimeout: 0, connect: { timeout: 3_000 } });
-  const fetch = (url: string, init?: RequestInit) => undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
+  const agent = new Agent({
+    connections: 512,
+    keepAliveTimeout: 30_000,
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    connect: { timeout: 3_000 },
+  });
+  const fetch = (url: string, init?: RequestInit) =>
+    undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
   return { fetch, close: () => agent.destroy() };
 }
 
@@ -86,7 +93,12 @@ async function main(config: Config): Promise<void> {
     hostname: config.host,
     port: config.port,
     // The app itself answers 431 in OpenAI's shape below Node's limit. Slow headers are cut off; bodies may be large uploads.
-    serverOptions: { maxHeaderSize: 2 * limits.headerBytesMax, headersTimeout: 20_000, requestTimeout: 0, keepAliveTimeout: 65_000 },
+    serverOptions: {
+      maxHeaderSize: 2 * limits.headerBytesMax,
+      headersTimeout: 20_000,
+      requestTimeout: 0,
+      keepAliveTimeout: 65_000,
+    },
   }) as Server;
   server.on('error', (error) => {
     log.fatal({ err: error }, 'the gateway cannot listen');
@@ -97,7 +109,9 @@ async function main(config: Config): Promise<void> {
     const address = server.address();
     const port = typeof address === 'object' && address !== null ? address.port : config.port;
     const host = config.host.includes(':') ? `[${config.host}]` : config.host;
-    process.stdout.write(`${JSON.stringify({ ready: true, service: 'gateway', url: `http://${host}:${port}`, adminKeyPath })}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ ready: true, service: 'gateway', url: `http://${host}:${port}`, adminKeyPath })}\n`,
+    );
   });
 
   let stopping = false;
@@ -121,9 +135,14 @@ async function main(config: Config): Promise<void> {
   process.on('SIGINT', stop);
 }
 
+/** sysexits.h: wrong configuration. The supervisor does not try again after it. */
+const EXIT_CONFIG = 78;
+
 try {
   await main(readConfig(process.env));
 } catch (error) {
-  process.stderr.write(error instanceof ConfigError ? `gateway: ${error.message}\n` : `gateway: could not start: ${error instanceof Error ? error.stack : error}\n`);
-  process.exit(1);
+  const misconfigured = error instanceof ConfigError;
+  const detail = error instanceof Error ? error.stack : String(error);
+  process.stderr.write(misconfigured ? `gateway: ${error.message}\n` : `gateway: could not start: ${detail}\n`);
+  process.exit(misconfigured ? EXIT_CONFIG : 1);
 }

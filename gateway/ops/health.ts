@@ -34,7 +34,19 @@ export async function health(services: Services, sources: HealthSources, c: Cont
       database,
     },
     daemons: daemons.map((daemon) => daemon ?? { status: 'unreachable' }),
-    supervisor,
+    supervisor: processesOf(supervisor),
   };
   return c.json(body, status === 'unavailable' ? 503 : 200);
+}
+
+/** State, restarts and since when, of each process; the rest (pids, commands, exit texts) is for the machine's owner. */
+function processesOf(state: unknown): Record<string, unknown> | null {
+  const processes = (state as { processes?: Record<string, Record<string, unknown>> } | null)?.processes;
+  if (typeof processes !== 'object' || processes === null) return null;
+  return Object.fromEntries(
+    Object.entries(processes).map(([name, report]) => [
+      name,
+      { state: report.state, restarts: report.restarts, since: report.since },
+    ]),
+  );
 }

@@ -1,0 +1,122 @@
+/** A gateway in this process over a scripted daemon and a real database file; everything is gone after `close`. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import OpenAI from 'openai';
+import { type App, createApp } from '../../gateway/app.ts';
+import type { NewKey } from '../../gateway/auth/key-store.ts';
+import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
+import { createLog } from '../../gateway/log.ts';
+import { DAEMON_TOKEN, type Script, type ScriptedDaemon, startScriptedDaemon } from '../support/scripted-daemon.ts';
+
+export const PRICE = { inputMicrosPerMillion: 1_000_000, outputMicrosPerMillion: 2_000_000, currency: 'USD' };
+
+export interface Rig {
+  app: App;
+  daemon: ScriptedDaemon;
+  database: OpenedDatabase;
+  /** A credential with all scopes. */
+  admin: string;
+  logLines: string[];
+  key(options?: Partial<NewKey>): Promise<{ id: string; credential: string }>;
+  client(credential?: string): OpenAI;
+  /** A request with the admin's key, unless the headers say otherwise. */
+  call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
+  money(keyId: string): Promise<{ spent: number; reserved: number }>;
+  settled(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export async function startRig(
+  options: { adapters?: string[]; script?: Script; now?: () => number; openMetrics?: boolean } = {},
+): Promise<Rig> {
+  const folder = await mkdtemp(join(tmpdir(), 'mf-gateway-'));
+  const daemon = await startScriptedDaemon(options);
+  const database = await openDatabase({
+    url: `file:${join(folder, 'gateway.db')}`,
+    migrationsFolder: fileURLToPath(new URL('../../migrations/gateway', import.meta.url)),
+  });
+  const logLines: string[] = [];
+  const app = createApp({
+    db: database.db,
+    exclusiveDatabase: true,
+    daemons: { urls: [daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
+    price: PRICE,
+    log: createLog({
+      level: 'info',
+      secrets: [DAEMON_TOKEN],
+      destination: { write: (line: string) => void logLines.push(line) },
+    }),
+    openMetrics: options.openMetrics ?? false,
+    version: '0.0.0',
+    ...(options.now === undefined ? {} : { now: options.now }),
+  });
+  const { keys, settler } = app.services;
+  const { credential: admin } = await keys.create({ name: 'admin', scopes: ['admin'] });
+  return {
+    app,
+    daemon,
+    database,
+    admin,
+    logLines,
+    async key(input = {}) {
+      const { row, credential } = await keys.create({ name: 'test', scopes: ['inference'], ...input });
+      return { id: row.id, credential };
+    },
+    client: (credential = admin) =>
+      new OpenAI({
+        apiKey: credential,
+        baseURL: 'http://gateway.test/v1',
+        maxRetries: 0,
+        fetch: async (url, init) => app.fetch(new Request(url as string, init as RequestInit)),
+      }),
+    async call(method, path, body, headers = {}) {
+      return app.fetch(
+        new Request(`http://gateway.test${path}`, {
+          method,
+          headers: {
+            authorization: `Bearer ${admin}`,
+            ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+            ...headers,
+          },
+          ...(body === undefined
+            ? {}
+            : {
+                body: typeof body === 'string' || body instanceof Uint8Array ? (body as string) : JSON.stringify(body),
+              }),
+        }),
+      );
+    },
+    async money(keyId) {
+      const row = await keys.find(keyId);
+      return { spent: row?.spentMicros ?? -1, reserved: row?.reservedMicros ?? -1 };
+    },
+    settled: () => settler.idle(),
+    async close() {
+      await settler.idle();
+      await daemon.stop();
+      database.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+export interface SseEvent {
+  data: string;
+  json: Record<string, unknown> | null;
+}
+
+/** The data events of a finished stream. */
+export async function sseEvents(response: Response): Promise<SseEvent[]> {
+  const text = await response.text();
+  return text
+    .split('\n\n')
+    .filter((block) => block.startsWith('data: '))
+    .map((block) => {
+      const data = block.slice('data: '.length);
+      return { data, json: data === '[DONE]' ? null : (JSON.parse(data) as Record<string, unknown>) };
+    });
+}
+
+export const CHAT = { model: 'tiny-base', messages: [{ role: 'user', content: 'Hi' }] };
