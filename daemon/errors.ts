@@ -63,7 +63,9 @@ export class DaemonError extends Error {
   }
 
   body(): DaemonErrorBody {
-    return { error: { status: this.status, code: this.code, type: this.type, message: this.message, param: this.param } };
+    return {
+      error: { status: this.status, code: this.code, type: this.type, message: this.message, param: this.param },
+    };
   }
 
   /** Errors cross the thread boundary as plain data. */
@@ -85,7 +87,10 @@ export interface PlainError {
 /** Unknown errors become `internal_error` with a sentence that gives nothing away; what happened goes to the log. */
 export function toDaemonError(error: unknown): DaemonError {
   if (error instanceof DaemonError) return error;
-  return new DaemonError('internal_error', 'the daemon failed to answer this request; its log has the cause under the request id');
+  return new DaemonError(
+    'internal_error',
+    'the daemon failed to answer this request; its log has the cause under the request id',
+  );
 }
 
 /** Asserts what must always hold. A broken invariant is a bug: the caller stops rather than goes on with a wrong state. */

@@ -29,7 +29,9 @@
 import { z } from 'zod';
 
 /** Names are path segments and model ids: no dots first, no slashes. */
-export const adapterName = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._:@-]{0,127}$/, 'use letters, digits, . _ : @ -; at most 128');
+export const adapterName = z
+  .string()
+  .regex(/^[A-Za-z0-9_][A-Za-z0-9._:@-]{0,127}$/, 'use letters, digits, . _ : @ -; at most 128');
 const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
 
 export const sampling = z.object({
@@ -40,7 +42,10 @@ export const sampling = z.object({
   repeatPenalty: z.number().min(0.1).max(10).default(1),
   frequencyPenalty: z.number().min(-2).max(2).default(0),
   presencePenalty: z.number().min(-2).max(2).default(0),
-  logitBias: z.array(z.object({ token: z.number().int().min(0), bias: z.number().min(-100).max(100) })).max(1024).default([]),
+  logitBias: z
+    .array(z.object({ token: z.number().int().min(0), bias: z.number().min(-100).max(100) }))
+    .max(1024)
+    .default([]),
   /** Absent: the daemon draws one (and tells it in `start`). */
   seed: z.number().int().min(0).max(0xffff_ffff).optional(),
   ignoreEos: z.boolean().default(false),
@@ -68,7 +73,9 @@ export const price = z.object({
 
 /** The price of what was computed, rounded up once; daemon (receipts) and gateway (reservations) must agree on it to the unit. */
 export function costMicrosOf(rate: z.output<typeof price>, promptTokens: number, completionTokens: number): number {
-  const total = BigInt(promptTokens) * BigInt(rate.inputMicrosPerMillion) + BigInt(completionTokens) * BigInt(rate.outputMicrosPerMillion);
+  const total =
+    BigInt(promptTokens) * BigInt(rate.inputMicrosPerMillion) +
+    BigInt(completionTokens) * BigInt(rate.outputMicrosPerMillion);
   return Number((total + 999_999n) / 1_000_000n);
 }
 
@@ -126,8 +133,22 @@ export interface Usage {
 }
 
 export type GenerateEvent =
-  | { type: 'start'; promptTokens: number; cachedTokens: number; seed: number; baseDigest: string; adapterDigest: string | null }
-  | { type: 'delta'; choice: number; content?: string; reasoning?: string; toolCalls?: ToolCallDelta[]; logprobs?: TokenLogprob[] }
+  | {
+      type: 'start';
+      promptTokens: number;
+      cachedTokens: number;
+      seed: number;
+      baseDigest: string;
+      adapterDigest: string | null;
+    }
+  | {
+      type: 'delta';
+      choice: number;
+      content?: string;
+      reasoning?: string;
+      toolCalls?: ToolCallDelta[];
+      logprobs?: TokenLogprob[];
+    }
   | { type: 'finish'; choice: number; reason: FinishReason }
   /** Last line of a good answer. Sent only once the receipt is durable. */
   | { type: 'end'; usage: Usage; receiptId: string; leafIndex: number; costMicros: number; timings: Timings }
@@ -145,7 +166,10 @@ export const embedRequest = z.object({
   requestId: z.string().regex(/^[\w-]{1,255}$/),
   callerHash: sha256Hex,
   adapter: adapterName.nullable(),
-  inputs: z.array(z.union([text, tokens])).min(1).max(2048),
+  inputs: z
+    .array(z.union([text, tokens]))
+    .min(1)
+    .max(2048),
   price,
 });
 export type EmbedRequest = z.output<typeof embedRequest>;

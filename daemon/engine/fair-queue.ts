@@ -86,7 +86,8 @@ export class FairQueue {
     let queue = this.queues.get(key);
     if (queue === undefined) {
       if (lifted) this.counters.set(key, Math.max(this.counter(key), this.lowest()));
-      this.queues.set(key, (queue = []));
+      queue = [];
+      this.queues.set(key, queue);
     }
     return queue;
   }

@@ -42,7 +42,14 @@ export class EngineLoop {
     this.now = options.now ?? (() => performance.now());
     const rows = options.scheduler.stepTokensMax;
     const array = () => new Int32Array(rows);
-    this.batch = { tokens: array(), positions: array(), sequences: array(), slots: array(), outputs: array(), samplers: array() };
+    this.batch = {
+      tokens: array(),
+      positions: array(),
+      sequences: array(),
+      slots: array(),
+      outputs: array(),
+      samplers: array(),
+    };
   }
 
   /** True if no turn would do anything. */
@@ -58,10 +65,21 @@ export class EngineLoop {
     for (let choice = 0; choice < job.choices; choice += 1) {
       const prompt = job.kind === 'embed' ? job.prompts[choice] : job.prompts[0];
       invariant(prompt !== undefined && prompt.length > 0, 'a job has a prompt for every choice');
-      const sampler: SamplerOptions | null = job.sampler === null ? null : { ...job.sampler, seed: (job.sampler.seed + choice) >>> 0 };
+      const sampler: SamplerOptions | null =
+        job.sampler === null ? null : { ...job.sampler, seed: (job.sampler.seed + choice) >>> 0 };
       const { kind, adapter, visibility, maxTokens } = job;
       this.orders += 1;
-      const sequence = new Sequence({ job: job.job, choice, order: this.orders, kind, adapter, visibility, prompt, maxTokens, sampler });
+      const sequence = new Sequence({
+        job: job.job,
+        choice,
+        order: this.orders,
+        kind,
+        adapter,
+        visibility,
+        prompt,
+        maxTokens,
+        sampler,
+      });
       sequence.queuedAtMs = this.now();
       sequences.push(sequence);
     }
@@ -111,7 +129,12 @@ export class EngineLoop {
     this.scheduler.budget.observe(live.decodeRows, tokens - live.decodeRows, result.computeMicros);
     this.scheduler.advance(live);
     this.postprocess(live, result);
-    this.flush({ computeMicros: result.computeMicros, overheadMicros, decodeRows: live.decodeRows, prefillRows: tokens - live.decodeRows });
+    this.flush({
+      computeMicros: result.computeMicros,
+      overheadMicros,
+      decodeRows: live.decodeRows,
+      prefillRows: tokens - live.decodeRows,
+    });
     if (this.scheduler.idle) this.lastStepEnd = 0;
     return true;
   }
@@ -128,11 +151,17 @@ export class EngineLoop {
         this.fail(sequence.job, samplerError(error));
         return;
       }
-      if (usesPenalties(sequence.samplerOptions)) this.engine.acceptTokens(sequence.samplerId, sequence.tokens.slice(0, sequence.promptLength));
+      if (usesPenalties(sequence.samplerOptions))
+        this.engine.acceptTokens(sequence.samplerId, sequence.tokens.slice(0, sequence.promptLength));
     }
     if (this.started.has(sequence.job)) return;
     this.started.add(sequence.job);
-    this.events.push({ type: 'started', job: sequence.job, cachedTokens: sequence.cachedTokens, queueMs: this.now() - sequence.queuedAtMs });
+    this.events.push({
+      type: 'started',
+      job: sequence.job,
+      cachedTokens: sequence.cachedTokens,
+      queueMs: this.now() - sequence.queuedAtMs,
+    });
   }
 
   /** Writes the plan's rows into the arrays that all steps share. */
@@ -179,8 +208,13 @@ export class EngineLoop {
       if (sequence.pending > 0) continue;
       const choice = result.choices[output];
       output += 1;
-      invariant(choice !== undefined && choice.token >= 0, 'every output row has a chosen token');
+      invariant(choice !== undefined, 'every output row has a choice');
       if (sequence.state !== 'running') continue;
+      if (choice.error !== undefined) {
+        this.fail(sequence.job, deadEnd(choice.error));
+        continue;
+      }
+      invariant(choice.token >= 0, 'every output row has a chosen token');
       this.scheduler.append(sequence, choice.token);
       if (this.endTokens.has(choice.token)) {
         this.end(sequence, 'stop');
@@ -205,7 +239,10 @@ export class EngineLoop {
     let at = 0;
     for (const { sequence, count } of plan.rows) {
       let mean = this.means.get(sequence);
-      if (mean === undefined || mean.length === 0) this.means.set(sequence, (mean = new Float64Array(width)));
+      if (mean === undefined || mean.length === 0) {
+        mean = new Float64Array(width);
+        this.means.set(sequence, mean);
+      }
       for (let i = 0; i < count; i += 1, at += width) {
         for (let k = 0; k < width; k += 1) mean[k] = (mean[k] as number) + (hidden[at + k] as number);
       }
@@ -263,13 +300,25 @@ export class EngineLoop {
   }
 }
 
+function deadEnd(why: string): PlainError {
+  return {
+    code: 'grammar_invalid',
+    message: `the answer could not go on within its response format: ${why}`,
+    param: 'response_format',
+  };
+}
+
 function usesPenalties(options: SamplerOptions): boolean {
   return options.repeatPenalty !== 1 || options.frequencyPenalty !== 0 || options.presencePenalty !== 0;
 }
 
 function samplerError(error: unknown): PlainError {
   if (error instanceof AddonError && error.code === 'grammar_invalid') {
-    return { code: 'grammar_invalid', message: `the response format can't be turned into a grammar: ${error.message}`, param: 'response_format' };
+    return {
+      code: 'grammar_invalid',
+      message: `the response format can't be turned into a grammar: ${error.message}`,
+      param: 'response_format',
+    };
   }
   const message = error instanceof Error ? error.message : String(error);
   return { code: 'invalid_request_error', message: `the sampling options were refused: ${message}`, param: null };

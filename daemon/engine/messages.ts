@@ -1,8 +1,8 @@
 import type { DeviceChoice, ModelInfo, SamplerOptions } from '../../addon/types.ts';
 import type { PlainError } from '../errors.ts';
+import type { SchedulerOptions } from './scheduler.ts';
 import type { SequenceKind } from './sequence.ts';
 import type { AdapterHandle } from './slots.ts';
-import type { SchedulerOptions } from './scheduler.ts';
 
 /** What main thread and engine thread say to each other. Plain data only: everything here is cloned between threads. */
 
@@ -48,7 +48,14 @@ export type ToEngine =
 export type SequenceEvent =
   /** The first choice of a job was admitted. */
   | { type: 'started'; job: number; cachedTokens: number; queueMs: number }
-  | { type: 'token'; job: number; choice: number; token: number; logprob?: number; top?: { token: number; logprob: number }[] }
+  | {
+      type: 'token';
+      job: number;
+      choice: number;
+      token: number;
+      logprob?: number;
+      top?: { token: number; logprob: number }[];
+    }
   /** `generated` counts the end token too: it was computed. */
   | { type: 'finished'; job: number; choice: number; reason: 'stop' | 'length' | 'aborted'; generated: number }
   /** Mean of the final hidden states, not normalised. */
@@ -83,6 +90,13 @@ export interface AdapterPlace {
   pinned: boolean;
 }
 
+/** One adapter brought from disk to host RAM (`host`), or from there into a slot (`slot`). */
+export interface AdapterLoad {
+  level: 'host' | 'slot';
+  seconds: number;
+}
+
+/** Since the start of the engine thread. */
 export interface TierCounters {
   hostHits: number;
   slotHits: number;
@@ -94,8 +108,6 @@ export interface TierCounters {
 export type FromEngine =
   | { type: 'ready'; model: ModelInfo; kvCells: number }
   | { type: 'step'; events: SequenceEvent[]; report: StepReport | null; gauges: EngineGauges }
-  | { type: 'places'; places: AdapterPlace[]; counters: TierCounters }
-  /** Load times since the last message, in seconds. */
-  | { type: 'loads'; loads: { level: 'host' | 'slot'; seconds: number }[] }
+  | { type: 'places'; places: AdapterPlace[]; counters: TierCounters; loads: AdapterLoad[] }
   | { type: 'moved'; call: number; error: PlainError | null }
   | { type: 'fatal'; message: string };

@@ -40,7 +40,10 @@ export class PrefixCache {
 
   addRunning(sequence: Sequence): void {
     let set = this.running.get(sequence.prefixKey);
-    if (set === undefined) this.running.set(sequence.prefixKey, (set = new Set()));
+    if (set === undefined) {
+      set = new Set();
+      this.running.set(sequence.prefixKey, set);
+    }
     set.add(sequence);
   }
 
@@ -54,7 +57,10 @@ export class PrefixCache {
     const set = this.entries.get(key) ?? new Set<CacheEntry>();
     const superfluous: number[] = [];
     for (const entry of set) {
-      if (entry.tokens.length <= tokens.length && commonPrefix(entry.tokens, tokens, entry.tokens.length) === entry.tokens.length) {
+      if (
+        entry.tokens.length <= tokens.length &&
+        commonPrefix(entry.tokens, tokens, entry.tokens.length) === entry.tokens.length
+      ) {
         this.remove(entry);
         superfluous.push(entry.id);
       }

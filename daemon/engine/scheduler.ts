@@ -57,7 +57,15 @@ export interface SchedulerStats {
  * the cells alone (the caller checks this), so the oldest always finishes.
  */
 export class Scheduler {
-  readonly stats: SchedulerStats = { running: 0, waiting: 0, preemptions: 0, yields: 0, prefixHits: 0, prefixMisses: 0, prefixEvictions: 0 };
+  readonly stats: SchedulerStats = {
+    running: 0,
+    waiting: 0,
+    preemptions: 0,
+    yields: 0,
+    prefixHits: 0,
+    prefixMisses: 0,
+    prefixEvictions: 0,
+  };
   readonly budget: StepBudget;
   private readonly kv: KvBooks;
   private readonly slots: AdapterSlots;
@@ -72,7 +80,10 @@ export class Scheduler {
   private failed: { sequence: Sequence; error: PlainError }[] = [];
 
   constructor(kv: KvBooks, slots: AdapterSlots, options: SchedulerOptions) {
-    invariant(options.sequencesMax > options.runningMax, 'one more sequence id than running sequences, for the prefix they share');
+    invariant(
+      options.sequencesMax > options.runningMax,
+      'one more sequence id than running sequences, for the prefix they share',
+    );
     invariant(options.runningMax <= options.stepTokensMax, 'a step has a row for every running sequence');
     this.kv = kv;
     this.slots = slots;
@@ -234,7 +245,8 @@ export class Scheduler {
   /** Cells that the running sequences may still count on. */
   private cellsPromised(): number {
     let sum = 0;
-    for (const sequence of this.running) sum += sequence.pending + Math.min(Math.max(sequence.remaining, 0), this.options.reserveTokens);
+    for (const sequence of this.running)
+      sum += sequence.pending + Math.min(Math.max(sequence.remaining, 0), this.options.reserveTokens);
     return sum;
   }
 
@@ -422,7 +434,8 @@ export class Scheduler {
   private keep(sequence: Sequence, id: number, computed: number): boolean {
     const room = Math.floor(this.kv.kvCells * this.options.prefixCacheShare);
     if (computed < this.options.prefixTokensMin || computed > room) return false;
-    for (const superfluous of this.cache.insert(sequence.prefixKey, id, sequence.tokens.slice(0, computed))) this.freeId(superfluous);
+    for (const superfluous of this.cache.insert(sequence.prefixKey, id, sequence.tokens.slice(0, computed)))
+      this.freeId(superfluous);
     while (this.cache.tokens > room) this.evictOne(null);
     return true;
   }

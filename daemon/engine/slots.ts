@@ -1,5 +1,6 @@
 import type { AdapterTensorPair } from '../../addon/types.ts';
 import type { PlainError } from '../errors.ts';
+import type { AdapterLoad, AdapterPlace, TierCounters } from './messages.ts';
 
 /** What the engine thread needs to know of an adapter to bring its weights in; plain data, so that it crosses threads. */
 export interface AdapterHandle {
@@ -30,4 +31,20 @@ export interface AdapterSlots {
   prefetch(adapter: AdapterHandle): void;
   /** True if `acquire` would answer `slot` without reading anything. */
   isResident(digest: string): boolean;
+}
+
+/** The tiers as the engine thread drives them: what the scheduler asks, and what people and metrics ask. */
+export interface AdapterTiers extends AdapterSlots {
+  /** Called whenever `acquire` may answer otherwise than before: something was loaded, evicted, or failed. */
+  onChange: () => void;
+  /** Rejects with a DaemonError: no room, in use, broken file. */
+  move(adapter: AdapterHandle, to: 'slot' | 'host' | 'disk'): Promise<void>;
+  /** A pinned adapter is never evicted. */
+  pin(digest: string, pinned: boolean): void;
+  /** The version is gone: its weights go as soon as nobody uses them. */
+  forget(digest: string): void;
+  places(): AdapterPlace[];
+  counters(): TierCounters;
+  /** Loads since the last call. */
+  takeLoads(): AdapterLoad[];
 }

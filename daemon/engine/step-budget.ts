@@ -39,7 +39,11 @@ export class StepBudget {
   prefillRows(decodeRows: number): number {
     const { stepTokensMax, prefillRowsMin, prefillRowsAloneMin, mixedStepTargetMs, aloneStepTargetMs } = this.options;
     if (decodeRows === 0) {
-      return clamp(Math.floor((aloneStepTargetMs * 1000) / this.rowMicros), Math.min(prefillRowsAloneMin, stepTokensMax), stepTokensMax);
+      return clamp(
+        Math.floor((aloneStepTargetMs * 1000) / this.rowMicros),
+        Math.min(prefillRowsAloneMin, stepTokensMax),
+        stepTokensMax,
+      );
     }
     const room = Math.max(stepTokensMax - decodeRows, 0);
     const rows = Math.floor((mixedStepTargetMs * 1000 - this.decodeMicros) / this.rowMicros);

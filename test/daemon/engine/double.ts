@@ -3,7 +3,14 @@
  * everything a real model would depend on (each token before, under which weights its KV was made, the slot's weights
  * now, the sampler's seed and history). Whatever the scheduler gets wrong changes some token.
  */
-import type { AdapterImage, Engine, EngineOptions, SamplerOptions, StepBatch, StepResult } from '../../../addon/types.ts';
+import type {
+  AdapterImage,
+  Engine,
+  EngineOptions,
+  SamplerOptions,
+  StepBatch,
+  StepResult,
+} from '../../../addon/types.ts';
 import { AddonError } from '../../../addon/types.ts';
 import type { Acquired, AdapterHandle, AdapterSlots } from '../../../daemon/engine/slots.ts';
 
@@ -86,7 +93,11 @@ export class DoubleEngine implements Engine {
   createSampler(options: SamplerOptions): number {
     if (options.grammar === 'bad') throw new AddonError('grammar_invalid', 'bad grammar');
     this.samplerIds += 1;
-    this.samplers.set(this.samplerIds, { seed: options.temperature === 0 ? 0 : options.seed, history: 0, ignoreEos: options.ignoreEos });
+    this.samplers.set(this.samplerIds, {
+      seed: options.temperature === 0 ? 0 : options.seed,
+      history: 0,
+      ignoreEos: options.ignoreEos,
+    });
     this.samplersOpen += 1;
     return this.samplerIds;
   }
@@ -101,7 +112,8 @@ export class DoubleEngine implements Engine {
   }
   step(batch: StepBatch): StepResult {
     const rows = batch.tokens.length;
-    if (rows === 0 || rows > this.options.batchTokensMax) throw new AddonError('argument_invalid', `a step of ${rows} rows`);
+    if (rows === 0 || rows > this.options.batchTokensMax)
+      throw new AddonError('argument_invalid', `a step of ${rows} rows`);
     if (rows > this.kvCellsFree) throw new AddonError('kv_full', 'no cells left');
     this.steps += 1;
     this.rowsTotal += rows;
@@ -109,7 +121,8 @@ export class DoubleEngine implements Engine {
     const states: number[] = [];
     for (let t = 0; t < rows; t += 1) {
       const cells = this.of(batch.sequences[t] as number);
-      if (cells.length !== batch.positions[t]) throw new AddonError('argument_invalid', `row ${t} is not the next position of its sequence`);
+      if (cells.length !== batch.positions[t])
+        throw new AddonError('argument_invalid', `row ${t} is not the next position of its sequence`);
       const slot = batch.slots[t] as number;
       const weights = slot < 0 ? 1 : (this.slotWeights[slot] as number);
       if (weights === 0) throw new AddonError('argument_invalid', `slot ${slot} is empty`);
@@ -187,7 +200,8 @@ export class DoubleSlots implements AdapterSlots {
     }
   }
   prefetch({ digest }: AdapterHandle): void {
-    if (this.broken.has(digest) || this.host.has(digest) || this.table.includes(digest) || this.loading.has(digest)) return;
+    if (this.broken.has(digest) || this.host.has(digest) || this.table.includes(digest) || this.loading.has(digest))
+      return;
     if (this.loadTicks === 0) this.host.add(digest);
     else this.loading.set(digest, this.loadTicks);
   }
@@ -196,7 +210,8 @@ export class DoubleSlots implements AdapterSlots {
   }
   acquire(adapter: AdapterHandle): Acquired {
     const { digest } = adapter;
-    if (this.broken.has(digest)) return { state: 'failed', error: { code: 'adapter_unavailable', message: 'broken', param: 'model' } };
+    if (this.broken.has(digest))
+      return { state: 'failed', error: { code: 'adapter_unavailable', message: 'broken', param: 'model' } };
     this.clock += 1;
     let slot = this.table.indexOf(digest);
     if (slot < 0) {

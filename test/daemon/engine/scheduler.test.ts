@@ -47,7 +47,10 @@ interface Bench {
   events: SequenceEvent[];
 }
 
-function bench(options: Partial<SchedulerOptions> = {}, set: { kvCells?: number; slots?: number; loadTicks?: number; broken?: string[] } = {}): Bench {
+function bench(
+  options: Partial<SchedulerOptions> = {},
+  set: { kvCells?: number; slots?: number; loadTicks?: number; broken?: string[] } = {},
+): Bench {
   const scheduler = { ...OPTIONS, ...options };
   const slotCount = set.slots ?? 3;
   const engine = new DoubleEngine({
@@ -59,7 +62,13 @@ function bench(options: Partial<SchedulerOptions> = {}, set: { kvCells?: number;
   });
   const slots = new DoubleSlots(engine, slotCount, set.loadTicks ?? 0, set.broken);
   const events: SequenceEvent[] = [];
-  const loop = new EngineLoop({ engine, slots, endTokens: Int32Array.of(END_TOKEN), scheduler, emit: (batch) => events.push(...batch) });
+  const loop = new EngineLoop({
+    engine,
+    slots,
+    endTokens: Int32Array.of(END_TOKEN),
+    scheduler,
+    emit: (batch) => events.push(...batch),
+  });
   return { loop, engine, slots, events };
 }
 
@@ -128,7 +137,12 @@ const arrival: fc.Arbitrary<Arrival> = fc.record({
   adapter: fc.integer({ min: -1, max: 7 }),
   tenant: fc.nat(1),
   // Few different tokens and shared beginnings, so that prefixes meet.
-  prompt: fc.tuple(fc.constantFrom([], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 9, 9, 9]), fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 30 })).map(([a, b]) => [...a, ...b]),
+  prompt: fc
+    .tuple(
+      fc.constantFrom([], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 9, 9, 9]),
+      fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 30 }),
+    )
+    .map(([a, b]) => [...a, ...b]),
   maxTokens: fc.integer({ min: 1, max: 25 }),
   choices: fc.integer({ min: 1, max: 3 }),
   cancelAt: fc.option(fc.nat(60), { freq: 4, nil: null }),
@@ -208,7 +222,14 @@ describe('scheduler', () => {
     const prompt = Array.from({ length: 40 }, (_, i) => i + 1);
     const b = bench({}, { kvCells: 512 });
     const ask = (id: number, visibility: string, adapter: string | null) => {
-      b.loop.submit(job(id, { prompt: [...prompt, 5], visibility, adapter: adapter === null ? null : handle(adapter), maxTokens: 2 }));
+      b.loop.submit(
+        job(id, {
+          prompt: [...prompt, 5],
+          visibility,
+          adapter: adapter === null ? null : handle(adapter),
+          maxTokens: 2,
+        }),
+      );
       run(b);
       const started = b.events.find((e) => e.type === 'started' && e.job === id);
       return started?.type === 'started' ? started.cachedTokens : -1;
@@ -254,7 +275,8 @@ describe('scheduler', () => {
   it('does not let a flood for one adapter starve another, nor a flood of many adapters one that waits for a slot', () => {
     const flood = bench({ runningMax: 2 }, { kvCells: 1024 });
     const ignore = { ...SAMPLER, ignoreEos: true };
-    for (let id = 0; id < 60; id += 1) flood.loop.submit(job(id, { adapter: handle('busy'), maxTokens: 10, sampler: ignore }));
+    for (let id = 0; id < 60; id += 1)
+      flood.loop.submit(job(id, { adapter: handle('busy'), maxTokens: 10, sampler: ignore }));
     for (let i = 0; i < 5; i += 1) flood.loop.turn();
     flood.loop.submit(job(100, { adapter: handle('quiet'), maxTokens: 10, sampler: ignore }));
     run(flood);
@@ -273,7 +295,9 @@ describe('scheduler', () => {
       expect(turns).toBeLessThan(3 * OPTIONS.slotWaitStepsMax);
     }
     run(many);
-    expect(tokensOf(many.events, 0)).toEqual(alone(job(0, { adapter: handle('holder'), maxTokens: 3000, sampler: ignore })).tokens);
+    expect(tokensOf(many.events, 0)).toEqual(
+      alone(job(0, { adapter: handle('holder'), maxTokens: 3000, sampler: ignore })).tokens,
+    );
   });
 
   it('admits a request after a bounded number of overtakings even if new adapters arrive in every step', () => {
@@ -285,7 +309,14 @@ describe('scheduler', () => {
       id += 1;
     };
     for (let i = 0; i < 4; i += 1) arrive();
-    b.loop.submit(job(1000, { adapter: handle('old'), prompt: Array.from({ length: 200 }, () => 3), maxTokens: 200, sampler: ignore }));
+    b.loop.submit(
+      job(1000, {
+        adapter: handle('old'),
+        prompt: Array.from({ length: 200 }, () => 3),
+        maxTokens: 200,
+        sampler: ignore,
+      }),
+    );
     let admissions = 0;
     while (!b.events.some((e) => e.type === 'started' && e.job === 1000)) {
       arrive();
@@ -305,7 +336,13 @@ describe('scheduler', () => {
     b.loop.abort(1, null);
     b.loop.turn();
     expect(b.engine.steps).toBe(steps);
-    expect(b.events.at(-1)).toEqual({ type: 'finished', job: 1, choice: 0, reason: 'aborted', generated: tokensOf(b.events, 1).length });
+    expect(b.events.at(-1)).toEqual({
+      type: 'finished',
+      job: 1,
+      choice: 0,
+      reason: 'aborted',
+      generated: tokensOf(b.events, 1).length,
+    });
     expect(b.loop.idle).toBe(true);
     assertClean(b);
   });
@@ -334,9 +371,13 @@ describe('scheduler', () => {
   });
 
   it('embeds beside generations: the mean over all tokens, whatever the chunks', () => {
-    const prompts = [5, 30, 1, 77].map((n) => Int32Array.from({ length: n }, (_, i) => ((i * 7) % (VOCABULARY - 1)) + 1));
+    const prompts = [5, 30, 1, 77].map((n) =>
+      Int32Array.from({ length: n }, (_, i) => ((i * 7) % (VOCABULARY - 1)) + 1),
+    );
     const embed = (b: Bench) => {
-      b.loop.submit(job(9, { kind: 'embed', prompts, choices: prompts.length, maxTokens: 0, sampler: null, adapter: handle('x') }));
+      b.loop.submit(
+        job(9, { kind: 'embed', prompts, choices: prompts.length, maxTokens: 0, sampler: null, adapter: handle('x') }),
+      );
       run(b);
       const vectors = prompts.map((_, c) => b.events.find((e) => e.type === 'embedded' && e.choice === c));
       return vectors.map((v) => (v?.type === 'embedded' ? v.vector : null));

@@ -1,0 +1,90 @@
+import { randomBytes } from 'node:crypto';
+import type { ChatPrompt, ParsedMessage, Vocabulary } from '../../addon/types.ts';
+import type { ToolCallDelta } from '../protocol.ts';
+
+export interface ChatDelta {
+  content: string;
+  reasoning: string;
+  toolCalls: ToolCallDelta[];
+}
+
+/** What a model writes before its reasoning, in the templates that reason. */
+const REASONING_STARTS = ['<think>', '<|channel|>', '<seed:think>', '[THINK]'];
+
+/** Must this answer be parsed from its first token on, whatever it says? */
+export function needsParser(prompt: ChatPrompt, tools: boolean): boolean {
+  return tools || REASONING_STARTS.some((start) => prompt.generationPrompt.includes(start));
+}
+
+/** A plain answer that begins as reasoning does; null: not decided yet. */
+export function beginsReasoning(text: string): boolean | null {
+  const trimmed = text.trimStart();
+  if (trimmed === '') return null;
+  for (const start of REASONING_STARTS) {
+    if (trimmed.startsWith(start)) return true;
+    if (start.startsWith(trimmed)) return null;
+  }
+  return false;
+}
+
+/**
+ * Turns the growing text of an answer into deltas of content, reasoning and tool calls. The parser reads the whole text
+ * each time and may change its mind about the end of it; what was sent is never contradicted: a field that no longer
+ * begins with what was sent waits until it does again.
+ */
+export class ChatStream {
+  private readonly vocabulary: Vocabulary;
+  private readonly prompt: ChatPrompt;
+  private content = '';
+  private reasoning = '';
+  private calls: { id: string; arguments: string }[] = [];
+
+  constructor(vocabulary: Vocabulary, prompt: ChatPrompt) {
+    this.vocabulary = vocabulary;
+    this.prompt = prompt;
+  }
+
+  get hasToolCalls(): boolean {
+    return this.calls.length > 0;
+  }
+
+  /** `text`: everything so far. Null if there is nothing new to say. */
+  update(text: string, partial: boolean): ChatDelta | null {
+    const parsed = this.parse(text, partial);
+    if (parsed === null) return null;
+    const content = added(this.content, parsed.content);
+    const reasoning = added(this.reasoning, parsed.reasoningContent);
+    this.content += content;
+    this.reasoning += reasoning;
+    const toolCalls: ToolCallDelta[] = [];
+    for (const [index, call] of parsed.toolCalls.entries()) {
+      if (call.name === '') break;
+      const known = this.calls[index];
+      if (known === undefined) {
+        const id = call.id !== '' ? call.id : `call_${randomBytes(12).toString('hex')}`;
+        this.calls.push({ id, arguments: call.arguments });
+        toolCalls.push({ index, id, name: call.name, arguments: call.arguments });
+        continue;
+      }
+      const more = added(known.arguments, call.arguments);
+      if (more === '') continue;
+      known.arguments += more;
+      toolCalls.push({ index, arguments: more });
+    }
+    return content === '' && reasoning === '' && toolCalls.length === 0 ? null : { content, reasoning, toolCalls };
+  }
+
+  private parse(text: string, partial: boolean): ParsedMessage | null {
+    try {
+      return this.vocabulary.parseChat(text, this.prompt, partial);
+    } catch {
+      // Half an answer that can't be parsed yet is no error; a whole one that can't be is given as it is.
+      if (partial || this.calls.length > 0 || this.reasoning !== '') return null;
+      return { content: text, reasoningContent: '', toolCalls: [] };
+    }
+  }
+}
+
+function added(sent: string, now: string): string {
+  return now.startsWith(sent) ? now.slice(sent.length) : '';
+}

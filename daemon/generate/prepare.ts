@@ -1,0 +1,289 @@
+import { randomInt } from 'node:crypto';
+import { AddonError, type ChatPrompt, type SamplerOptions, type Vocabulary } from '../../addon/types.ts';
+import type { AdapterHandle } from '../engine/slots.ts';
+import { DaemonError } from '../errors.ts';
+import { ENGINE_LIMITS, SERVER_LIMITS } from '../limits.ts';
+import type { EmbedRequest, GenerateRequest } from '../protocol.ts';
+import { textPromptHash, tokensPromptHash } from './bill.ts';
+
+export interface AdapterVersion {
+  handle: AdapterHandle;
+  /** Digest of its attribution statement, if there is one. */
+  fingerprint: string | null;
+}
+
+/** What requests are checked against. */
+export interface PrepareContext {
+  vocabulary: Vocabulary;
+  contextTokens: number;
+  /** Rejects with `model_not_found`, or with why the adapter can't be served. */
+  resolveAdapter(name: string): Promise<AdapterVersion>;
+}
+
+/** A request that is known to be computable: nothing in it can be refused any more but by the engine's queue and grammar. */
+export interface PreparedGeneration {
+  tokens: Int32Array;
+  promptHash: string;
+  adapter: AdapterVersion | null;
+  sampler: SamplerOptions;
+  maxTokens: number;
+  stops: string[];
+  /** Present for chats. */
+  chat: ChatPrompt | null;
+  /** Special tokens whose text stays in the output because the parser reads it. */
+  preserved: Set<number>;
+  toolsOffered: boolean;
+}
+
+/** Rejects with DaemonError, with the status that a caller should see. */
+export async function prepareGeneration(
+  request: GenerateRequest,
+  context: PrepareContext,
+): Promise<PreparedGeneration> {
+  const adapter = request.adapter === null ? null : await context.resolveAdapter(request.adapter);
+  for (const stop of request.stop) checkText(stop, 'stop');
+  const { vocabulary } = context;
+  const schema = responseSchema(request);
+  if (schema !== '' && request.sampling.ignoreEos) {
+    throw new DaemonError(
+      'invalid_request_error',
+      'ignore_eos with a response format would never end: leave one of them out',
+      'ignore_eos',
+    );
+  }
+  const chat = request.prompt.kind === 'chat' ? renderChat(request.prompt, schema, vocabulary) : null;
+  const { tokens, promptHash } =
+    request.prompt.kind === 'chat' && chat !== null
+      ? {
+          tokens: vocabulary.tokenize(checkText(chat.prompt, 'messages'), { special: true, addBos: vocabulary.addBos }),
+          promptHash: textPromptHash(chat.prompt),
+        }
+      : readPrompt(request.prompt as Exclude<GenerateRequest['prompt'], { kind: 'chat' }>, vocabulary);
+  const maxTokens = roomFor(tokens.length, request.maxTokens ?? null, context.contextTokens);
+  const grammar = chat !== null ? chat.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
+  const sampler: SamplerOptions = {
+    ...request.sampling,
+    logitBias: checkBias(request.sampling.logitBias, vocabulary.size),
+    penaltyLast: ENGINE_LIMITS.penaltyLast,
+    seed: request.sampling.seed ?? randomInt(2 ** 32),
+    topLogprobs: request.topLogprobs ?? -1,
+    grammar,
+    grammarLazy: chat?.grammarLazy ?? false,
+    grammarTriggers: chat?.grammarTriggers ?? [],
+    grammarPrefill: chat?.generationPrompt ?? '',
+  };
+  return {
+    tokens,
+    promptHash,
+    adapter,
+    sampler,
+    maxTokens,
+    stops: [...new Set([...request.stop, ...(chat?.stops ?? [])])].filter((stop) => stop !== ''),
+    chat,
+    preserved: preservedTokens(chat?.preservedTokens ?? [], vocabulary),
+    toolsOffered:
+      request.prompt.kind === 'chat' && request.prompt.tools.length > 0 && request.prompt.toolChoice !== 'none',
+  };
+}
+
+export interface PreparedEmbedding {
+  inputs: Int32Array[];
+  hashes: string[];
+  adapter: AdapterVersion | null;
+  promptTokens: number;
+}
+
+export async function prepareEmbedding(
+  request: EmbedRequest,
+  context: PrepareContext,
+  tokensMax: number,
+): Promise<PreparedEmbedding> {
+  const adapter = request.adapter === null ? null : await context.resolveAdapter(request.adapter);
+  const inputs: Int32Array[] = [];
+  const hashes: string[] = [];
+  let promptTokens = 0;
+  for (const input of request.inputs) {
+    const { tokens, promptHash } = readPrompt(input, context.vocabulary);
+    if (tokens.length > context.contextTokens) {
+      throw new DaemonError(
+        'context_length_exceeded',
+        `This model's maximum context length is ${context.contextTokens} tokens, but input ${inputs.length} has ${tokens.length} tokens. Please shorten it.`,
+        'input',
+      );
+    }
+    promptTokens += tokens.length;
+    if (promptTokens > tokensMax) {
+      throw new DaemonError(
+        'invalid_request_error',
+        `the inputs have more than ${tokensMax} tokens together; send them in several requests`,
+        'input',
+      );
+    }
+    inputs.push(tokens);
+    hashes.push(promptHash);
+  }
+  return { inputs, hashes, adapter, promptTokens };
+}
+
+/** Tokens of a prompt as `/generate` would read it. */
+export function tokenizePrompt(prompt: GenerateRequest['prompt'], vocabulary: Vocabulary): Int32Array {
+  if (prompt.kind !== 'chat') return readPrompt(prompt, vocabulary).tokens;
+  const chat = renderChat(prompt, '', vocabulary);
+  return vocabulary.tokenize(chat.prompt, { special: true, addBos: vocabulary.addBos });
+}
+
+/** Text of tokens, special ones included; bytes that are no UTF-8 become U+FFFD. */
+export function detokenize(tokens: number[], vocabulary: Vocabulary): string {
+  const bytes = tokens.map((token) => {
+    if (token < vocabulary.size) return vocabulary.tokenBytes(token, true);
+    throw new DaemonError(
+      'invalid_request_error',
+      `token ${token} is not in the vocabulary, which has ${vocabulary.size} tokens`,
+      'tokens',
+    );
+  });
+  return Buffer.concat(bytes).toString('utf8');
+}
+
+function renderChat(
+  prompt: Extract<GenerateRequest['prompt'], { kind: 'chat' }>,
+  schema: string,
+  vocabulary: Vocabulary,
+): ChatPrompt {
+  const templateArguments: Record<string, string> = {};
+  for (const [key, value] of Object.entries(prompt.templateArguments)) templateArguments[key] = JSON.stringify(value);
+  try {
+    return vocabulary.chatPrompt({
+      messagesJson: JSON.stringify(prompt.messages),
+      toolsJson: prompt.tools.length === 0 ? '' : JSON.stringify(prompt.tools),
+      toolChoice: prompt.tools.length === 0 ? 'none' : prompt.toolChoice,
+      parallelToolCalls: prompt.parallelToolCalls,
+      jsonSchema: schema,
+      templateArguments,
+    });
+  } catch (error) {
+    throw addonRefusal(
+      error,
+      `the model's chat template can't render these messages`,
+      schema !== '' ? null : 'messages',
+    );
+  }
+}
+
+function readPrompt(
+  prompt: { kind: 'text'; text: string } | { kind: 'tokens'; tokens: number[] },
+  vocabulary: Vocabulary,
+): { tokens: Int32Array; promptHash: string } {
+  if (prompt.kind === 'tokens') {
+    const bad = prompt.tokens.find((token) => token >= vocabulary.size);
+    if (bad !== undefined) {
+      throw new DaemonError(
+        'invalid_request_error',
+        `token ${bad} is not in the vocabulary, which has ${vocabulary.size} tokens`,
+        'prompt',
+      );
+    }
+    const tokens = Int32Array.from(prompt.tokens);
+    return { tokens, promptHash: tokensPromptHash(tokens) };
+  }
+  const text = checkText(prompt.text, 'prompt');
+  let tokens = vocabulary.tokenize(text, { special: false, addBos: vocabulary.addBos });
+  if (tokens.length === 0) {
+    // As with OpenAI, an empty prompt is the beginning of a document.
+    const first = vocabulary.bos >= 0 ? vocabulary.bos : vocabulary.eos;
+    if (first < 0)
+      throw new DaemonError(
+        'invalid_request_error',
+        'the prompt is empty and this model has no token to begin a text with',
+        'prompt',
+      );
+    tokens = Int32Array.of(first);
+  }
+  return { tokens, promptHash: textPromptHash(text) };
+}
+
+function checkText(text: string, param: string): string {
+  if (text.length > SERVER_LIMITS.promptCharactersMax) {
+    throw new DaemonError(
+      'context_length_exceeded',
+      `the text has ${text.length} characters, more than any context holds; please shorten it`,
+      param,
+    );
+  }
+  if (/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(text)) {
+    throw new DaemonError(
+      'invalid_request_error',
+      'the text is not valid Unicode: it has half of a surrogate pair',
+      param,
+    );
+  }
+  return text;
+}
+
+/** Tokens that may be generated; the error gives the numbers, as OpenAI's does. */
+function roomFor(promptTokens: number, asked: number | null, contextTokens: number): number {
+  const wanted = asked ?? 1;
+  if (promptTokens + wanted > contextTokens) {
+    throw new DaemonError(
+      'context_length_exceeded',
+      `This model's maximum context length is ${contextTokens} tokens. However, you requested ${promptTokens + wanted} tokens (${promptTokens} in the prompt, ${wanted} in the completion). Please reduce the length of the prompt or the completion.`,
+      asked !== null && promptTokens < contextTokens ? 'max_tokens' : 'messages',
+    );
+  }
+  return asked ?? contextTokens - promptTokens;
+}
+
+function responseSchema(request: GenerateRequest): string {
+  const format = request.responseFormat;
+  if (format.type === 'text') return '';
+  if (format.type === 'json_object') return '{"type":"object"}';
+  const schema = JSON.stringify(format.schema);
+  if (Buffer.byteLength(schema) > SERVER_LIMITS.schemaBytesMax) {
+    throw new DaemonError(
+      'invalid_request_error',
+      `the JSON schema has more than ${SERVER_LIMITS.schemaBytesMax} bytes; simplify it`,
+      'response_format',
+    );
+  }
+  return schema;
+}
+
+function schemaGrammar(schema: string, vocabulary: Vocabulary): string {
+  try {
+    return vocabulary.schemaToGrammar(schema);
+  } catch (error) {
+    throw addonRefusal(error, `the JSON schema can't be turned into a grammar`, 'response_format');
+  }
+}
+
+function checkBias(bias: SamplerOptions['logitBias'], size: number): SamplerOptions['logitBias'] {
+  const bad = bias.find(({ token }) => token >= size);
+  if (bad !== undefined) {
+    throw new DaemonError(
+      'invalid_request_error',
+      `token ${bad.token} is not in the vocabulary, which has ${size} tokens`,
+      'logit_bias',
+    );
+  }
+  return bias;
+}
+
+function preservedTokens(texts: string[], vocabulary: Vocabulary): Set<number> {
+  const tokens = new Set<number>();
+  for (const text of texts) {
+    const found = vocabulary.tokenize(text, { special: true, addBos: false });
+    if (found.length === 1) tokens.add(found[0] as number);
+  }
+  return tokens;
+}
+
+/** The addon refuses input with a typed error; anything else it throws is our fault. */
+function addonRefusal(error: unknown, what: string, param: string | null): Error {
+  if (!(error instanceof AddonError)) return error instanceof Error ? error : new Error(String(error));
+  if (error.code === 'grammar_invalid')
+    return new DaemonError('grammar_invalid', `${what}: ${error.message}`, 'response_format');
+  if (error.code === 'template_invalid' || error.code === 'argument_invalid') {
+    return new DaemonError('invalid_request_error', `${what}: ${error.message}`, param);
+  }
+  return error;
+}

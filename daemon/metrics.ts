@@ -1,0 +1,148 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { AdapterLoad, AdapterPlace, EngineGauges, StepReport, TierCounters } from './engine/messages.ts';
+
+const STEP_SECONDS = [0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 3];
+const OVERHEAD_SECONDS = [0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.02];
+const LATENCY_SECONDS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6, 12, 30, 60, 120];
+const LOAD_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1, 5];
+
+/** Prometheus metrics of one daemon. Every name begins with `modelfactory_`; no label carries a caller or a text. */
+export class Metrics {
+  readonly registry = new Registry();
+  private readonly requests = this.counter('requests_total', 'Requests that were computed, by kind and outcome.', [
+    'kind',
+    'outcome',
+  ]);
+  private readonly tokens = this.counter('tokens_total', 'Tokens: prompt (cached ones apart) and generated.', ['kind']);
+  private readonly queueSeconds = this.histogram(
+    'queue_seconds',
+    'From the request to its admission.',
+    LATENCY_SECONDS,
+  );
+  private readonly firstTokenSeconds = this.histogram(
+    'first_token_seconds',
+    'From the request to its first token.',
+    LATENCY_SECONDS,
+  );
+  private readonly requestSeconds = this.histogram(
+    'request_seconds',
+    'From the request to its last token and receipt.',
+    LATENCY_SECONDS,
+  );
+  private readonly stepSeconds = this.histogram('step_seconds', 'Compute time of a step.', STEP_SECONDS);
+  private readonly overheadSeconds = this.histogram(
+    'step_overhead_seconds',
+    'Time between two steps while there was work.',
+    OVERHEAD_SECONDS,
+  );
+  private readonly rows = this.counter('step_rows_total', 'Rows of all steps.', ['kind']);
+  private readonly occupancy = this.histogram(
+    'batch_decode_rows',
+    'Decoding sequences in a step.',
+    [0, 1, 2, 4, 8, 12, 16, 24, 32],
+  );
+  private readonly running = this.gauge('sequences_running', 'Sequences that are computed now.');
+  private readonly waiting = this.gauge('sequences_waiting', 'Sequences that wait for admission.');
+  private readonly kvFree = this.gauge('kv_cells_free', 'KV cells that hold nothing.');
+  private readonly schedulerTotals = this.gauge(
+    'scheduler_events',
+    'Since the start: preemptions, yields of a slot, and what the prefix cache did.',
+    ['event'],
+  );
+  private readonly adapterLoaded = this.gauge('adapter_loaded', '1 where an adapter is resident.', [
+    'adapter',
+    'level',
+  ]);
+  private readonly adaptersLoaded = this.gauge('adapters_loaded', 'Resident adapters.', ['level']);
+  private readonly adapterBytes = this.gauge('adapter_bytes', 'Bytes of adapter weights in memory.');
+  private readonly tierTotals = this.gauge(
+    'adapter_tier_events',
+    'Since the start: hits, misses and evictions of the adapter tiers.',
+    ['event'],
+  );
+  private readonly loadSeconds = this.histogram(
+    'adapter_load_seconds',
+    'Time to bring an adapter from disk to host RAM, or from there to a slot.',
+    LOAD_SECONDS,
+    ['level'],
+  );
+
+  constructor() {
+    collectDefaultMetrics({ register: this.registry });
+  }
+
+  step(report: StepReport, gauges: EngineGauges): void {
+    this.stepSeconds.observe(report.computeMicros / 1e6);
+    if (report.overheadMicros > 0) this.overheadSeconds.observe(report.overheadMicros / 1e6);
+    this.rows.inc({ kind: 'decode' }, report.decodeRows);
+    this.rows.inc({ kind: 'prefill' }, report.prefillRows);
+    this.occupancy.observe(report.decodeRows);
+    this.standing(gauges);
+  }
+
+  standing(gauges: EngineGauges): void {
+    this.running.set(gauges.running);
+    this.waiting.set(gauges.waiting);
+    this.kvFree.set(gauges.kvCellsFree);
+    const { preemptions, yields, prefixHits, prefixMisses, prefixEvictions } = gauges;
+    for (const [event, value] of Object.entries({ preemptions, yields, prefixHits, prefixMisses, prefixEvictions })) {
+      this.schedulerTotals.set({ event }, value);
+    }
+  }
+
+  /** `nameOf`: the adapter's name, or undefined for a version that no name points to any more. */
+  places(
+    places: AdapterPlace[],
+    counters: TierCounters,
+    loads: AdapterLoad[],
+    nameOf: (digest: string) => string | undefined,
+  ): void {
+    this.adapterLoaded.reset();
+    let bytes = 0;
+    const levels = { slot: 0, host: 0 };
+    for (const place of places) {
+      bytes += place.bytes;
+      levels[place.tier] += 1;
+      this.adapterLoaded.set({ adapter: nameOf(place.digest) ?? place.digest.slice(0, 12), level: place.tier }, 1);
+    }
+    this.adaptersLoaded.set({ level: 'slot' }, levels.slot);
+    this.adaptersLoaded.set({ level: 'host' }, levels.host);
+    this.adapterBytes.set(bytes);
+    for (const [event, value] of Object.entries(counters)) this.tierTotals.set({ event }, value);
+    for (const { level, seconds } of loads) this.loadSeconds.observe({ level }, seconds);
+  }
+
+  request(
+    kind: string,
+    result: {
+      outcome: string;
+      usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
+      queueMs: number;
+      firstTokenMs: number;
+      totalMs: number;
+    },
+  ): void {
+    this.requests.inc({ kind, outcome: result.outcome });
+    this.tokens.inc({ kind: 'prompt' }, result.usage.promptTokens - result.usage.cachedTokens);
+    this.tokens.inc({ kind: 'cached' }, result.usage.cachedTokens);
+    this.tokens.inc({ kind: 'generated' }, result.usage.completionTokens);
+    this.queueSeconds.observe(result.queueMs / 1000);
+    if (result.firstTokenMs > 0) this.firstTokenSeconds.observe(result.firstTokenMs / 1000);
+    this.requestSeconds.observe(result.totalMs / 1000);
+  }
+
+  private counter<L extends string>(name: string, help: string, labelNames: L[] = []): Counter<L> {
+    return new Counter({ name: `modelfactory_${name}`, help, labelNames, registers: [this.registry] });
+  }
+  private gauge<L extends string>(name: string, help: string, labelNames: L[] = []): Gauge<L> {
+    return new Gauge({ name: `modelfactory_${name}`, help, labelNames, registers: [this.registry] });
+  }
+  private histogram<L extends string>(
+    name: string,
+    help: string,
+    buckets: number[],
+    labelNames: L[] = [],
+  ): Histogram<L> {
+    return new Histogram({ name: `modelfactory_${name}`, help, buckets, labelNames, registers: [this.registry] });
+  }
+}
