@@ -1,0 +1,129 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { expect, it } from 'vitest';
+import { openCheckpoint, parseCheckpoint } from '../../../daemon/receipts/checkpoint.ts';
+import { ReceiptLog } from '../../../daemon/receipts/log.ts';
+import { verifyConsistency } from '../../../daemon/receipts/merkle.ts';
+import { parseVkey } from '../../../daemon/receipts/note.ts';
+import { verifyText } from '../../../daemon/receipts/verify.ts';
+import { makeReceipt, temporaryFolder } from './support.ts';
+
+const ROUNDS = 52;
+/** Every fourth writer is killed this long after it was let go at the latest: while it opens (or makes) the log. */
+const OPENING_MS_MAX = 40;
+/** The others this long after the log was open. */
+const WORKING_MS_MAX = 60;
+const SEED = Number(process.env.CRASH_SEED ?? 20_260_102);
+const CHILD = fileURLToPath(new URL('./crash-child.ts', import.meta.url));
+
+/** mulberry32: the same moments for the same seed. */
+function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+interface Writer {
+  child: ChildProcess;
+  /** Lines that came out whole. */
+  lines: string[];
+  booted: Promise<void>;
+  open: Promise<void>;
+  /** All output was read. */
+  ended: Promise<unknown>;
+}
+
+function startWriter(dataDir: string, prefix: string): Writer {
+  const child = spawn(process.execPath, ['--import', 'tsx', CHILD, dataDir, prefix], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  child.stdin.on('error', () => {});
+  const lines: string[] = [];
+  const reader = createInterface({ input: child.stdout });
+  const ended = once(reader, 'close');
+  reader.on('line', (line) => lines.push(line));
+  const said = (text: string) =>
+    new Promise<void>((resolve, reject) => {
+      reader.on('line', (line) => line === text && resolve());
+      ended.then(() => reject(new Error(`the writer ended before it said ${text}`)));
+    });
+  const [booted, open] = [said('booted'), said('open')];
+  // Killed earlier, on purpose, it never says so.
+  open.catch(() => {});
+  return { child, lines, booted, open, ended };
+}
+
+it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost, and the log opens consistent each time`, async () => {
+  const dataDir = temporaryFolder();
+  const random = seeded(SEED);
+  const acknowledged = new Map<string, number>();
+  let before: { size: number; root: Buffer } | null = null;
+  let killedWhileOpening = 0;
+  // The next writers load their code while this one works; they touch the log only when told to.
+  const starting = [startWriter(dataDir, '0'), startWriter(dataDir, '1')];
+  try {
+    for (let round = 0; round < ROUNDS; round++) {
+      const writer = starting.shift()!;
+      await writer.booted;
+      if (round + 2 < ROUNDS) starting.push(startWriter(dataDir, String(round + 2)));
+      writer.child.stdin!.write('go\n');
+      if (round % 4 !== 0) await writer.open;
+      await sleep(random() * (round % 4 === 0 ? OPENING_MS_MAX : WORKING_MS_MAX));
+      writer.child.kill('SIGKILL');
+      await writer.ended;
+      if (!writer.lines.includes('open')) killedWhileOpening++;
+      const fresh = new Map<string, number>();
+      for (const line of writer.lines) {
+        const match = /^(\d+) (\d+)$/.exec(line);
+        if (match) fresh.set(`rcpt_${round}-${match[1]}`, Number(match[2]));
+      }
+
+      // Opening checks signature, root and the newest leaves; it would refuse a log that does not match.
+      const log = await ReceiptLog.open({ dataDir, limits: { auditLeavesAtOpen: 2_000 } });
+      try {
+        const { size, rootHash } = openCheckpoint(await log.checkpoint(), parseVkey(log.vkey));
+        expect(size).toBe(BigInt(log.size));
+        const stored = await log.store.byIds([...fresh.keys()]);
+        for (const [id, leafIndex] of fresh) expect(stored.get(id)?.leafIndex, id).toBe(leafIndex);
+        for (const [id, leafIndex] of fresh) acknowledged.set(id, leafIndex);
+        if (before && before.size > 0) {
+          const { consistencyProof } = await log.consistency(before.size);
+          const proof = consistencyProof.map((hash) => Buffer.from(hash, 'base64'));
+          const sizes = { oldSize: before.size, newSize: log.size, oldRoot: before.root, newRoot: rootHash };
+          expect(verifyConsistency({ ...sizes, proof })).toBe(true);
+        }
+        // Life goes on: the log takes a receipt between the crashes too.
+        const { leafIndex } = await log.append(makeReceipt(`between-${round}`));
+        expect(leafIndex).toBe(Number(size));
+        before = { size: log.size, root: parseCheckpoint(await log.checkpoint()).rootHash };
+      } finally {
+        await log.close();
+      }
+    }
+  } finally {
+    for (const { child } of starting) child.kill('SIGKILL');
+  }
+
+  const log = await ReceiptLog.open({ dataDir });
+  try {
+    expect(await log.audit()).toEqual({ leaves: log.size });
+    for (const [id, leafIndex] of acknowledged) expect((await log.store.byId(id))?.leafIndex, id).toBe(leafIndex);
+    for (const [id] of [...acknowledged].filter((_, i) => i % 97 === 0))
+      expect(verifyText(JSON.stringify(await log.get(id)), { vkey: log.vkey }).ok).toBe(true);
+    // The test did what it says: writers were killed at work, some while they opened the log.
+    expect(acknowledged.size).toBeGreaterThan(ROUNDS * 2);
+    expect(killedWhileOpening).toBeGreaterThan(0);
+    console.info(
+      `${acknowledged.size} receipts acknowledged, ${log.size} in the log, ${killedWhileOpening} of ${ROUNDS} kills while opening`,
+    );
+  } finally {
+    await log.close();
+  }
+}, 180_000);
