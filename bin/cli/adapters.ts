@@ -1,0 +1,79 @@
+/** `modelfactory adapters …` */
+import { progressPrinter } from '../../daemon/models/progress.ts';
+import type { Adapter } from '../../daemon/protocol.ts';
+import type { GatewayClient } from './client.ts';
+import { megabytes, type Output, table } from './output.ts';
+import { adapterFiles, multipart } from './upload.ts';
+
+export interface AddOptions {
+  name: string;
+  replace?: boolean;
+  json?: boolean;
+}
+
+/** Local files are uploaded; `hf:owner/repo` is fetched by the server. */
+export async function addAdapter(
+  client: GatewayClient,
+  source: string,
+  options: AddOptions,
+  { out }: Output,
+): Promise<void> {
+  const { name, replace = false } = options;
+  const adapter = source.startsWith('hf:')
+    ? await client.call('POST', '/api/adapters', { name, source, replace })
+    : await uploadAdapter(client, source, name, replace);
+  const { digest, rankMax, bytes } = adapter as Adapter;
+  out(
+    options.json
+      ? JSON.stringify(adapter, null, 2)
+      : `${name} is ready: rank ${rankMax}, ${megabytes(bytes)}, digest ${digest}.\nUse it with "model": "${name}".`,
+  );
+}
+
+async function uploadAdapter(client: GatewayClient, source: string, name: string, replace: boolean): Promise<unknown> {
+  const files = await adapterFiles(source);
+  const bar = progressPrinter(process.stderr);
+  const fields = { name, ...(replace && { replace: 'true' }) };
+  const upload = multipart(fields, files, (doneBytes, totalBytes) => {
+    // Small uploads are over before a bar could be read.
+    if (totalBytes > 4e6) bar.show({ label: name, doneBytes, totalBytes });
+  });
+  try {
+    return await client.upload(`/api/adapters?name=${encodeURIComponent(name)}`, upload);
+  } finally {
+    bar.finish();
+  }
+}
+
+export async function listAdapters(client: GatewayClient, options: { json?: boolean }, { out }: Output): Promise<void> {
+  const { data } = (await client.call('GET', '/api/adapters')) as { data: Adapter[] };
+  if (options.json) {
+    out(JSON.stringify(data, null, 2));
+    return;
+  }
+  const rows = data.map((one) => [
+    one.name,
+    String(one.rankMax),
+    megabytes(one.bytes),
+    one.pinned ? `${one.tier}, pinned` : one.tier,
+    one.digest.slice(0, 12),
+    one.source,
+  ]);
+  out(
+    table(
+      ['NAME', 'RANK', 'SIZE', 'TIER', 'DIGEST', 'SOURCE'],
+      rows,
+      'There are no adapters. Add one with: modelfactory adapters add PATH --name NAME',
+    ),
+  );
+}
+
+export async function removeAdapter(
+  client: GatewayClient,
+  name: string,
+  options: { json?: boolean },
+  { out }: Output,
+): Promise<void> {
+  const removed = await client.call('DELETE', `/api/adapters/${encodeURIComponent(name)}`);
+  out(options.json ? JSON.stringify(removed, null, 2) : `${name} is removed.`);
+}

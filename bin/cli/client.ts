@@ -1,0 +1,95 @@
+/** Talks to a running gateway: MODELFACTORY_URL and MODELFACTORY_KEY, by default this machine's and `admin.key`. */
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { Readable } from 'node:stream';
+import { urlFor } from '../supervisor/ports.ts';
+
+const root = resolve(import.meta.dirname, '..', '..');
+
+/** What a person can do something about; printed as one line, exit code 1. */
+export class CliError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'CliError';
+  }
+}
+
+export interface Upload {
+  contentType: string;
+  contentLength: number;
+  body: AsyncIterable<Uint8Array>;
+}
+
+export class GatewayClient {
+  readonly url: string;
+  readonly #env: NodeJS.ProcessEnv;
+
+  constructor(env: NodeJS.ProcessEnv = process.env) {
+    this.#env = env;
+    this.url = (env.MODELFACTORY_URL || urlFor(env.HOST || '127.0.0.1', Number(env.PORT || 8787))).replace(/\/+$/, '');
+    if (!URL.canParse(this.url)) throw new CliError(`MODELFACTORY_URL is "${this.url}", which is no address.`);
+  }
+
+  /** Answers the parsed JSON body of a 2xx; everything else is a CliError. */
+  async call(method: string, path: string, body?: object): Promise<unknown> {
+    const headers: Record<string, string> = body ? { 'content-type': 'application/json' } : {};
+    return await this.#send(path, { method, headers, ...(body && { body: JSON.stringify(body) }) });
+  }
+
+  async upload(path: string, upload: Upload): Promise<unknown> {
+    return await this.#send(path, {
+      method: 'POST',
+      headers: { 'content-type': upload.contentType, 'content-length': String(upload.contentLength) },
+      body: Readable.toWeb(Readable.from(upload.body)) as unknown as ReadableStream,
+      duplex: 'half',
+    } as RequestInit);
+  }
+
+  async #send(path: string, init: RequestInit): Promise<unknown> {
+    const headers = { ...(init.headers as Record<string, string>), authorization: `Bearer ${this.#key()}` };
+    let response: Response;
+    try {
+      response = await fetch(`${this.url}${path}`, { ...init, headers });
+    } catch (error) {
+      const cause = (error as { cause?: { code?: string } }).cause;
+      throw new CliError(
+        `No modelfactory answers at ${this.url} (${cause?.code ?? 'connection failed'}). Start it with \`npm start\`, or set MODELFACTORY_URL.`,
+      );
+    }
+    const text = await response.text();
+    const answer = parse(text);
+    if (response.ok) {
+      if (answer === undefined)
+        throw new CliError(`${this.url} answered with something that is not JSON; is it modelfactory?`);
+      return answer;
+    }
+    const said = (answer as { error?: { message?: unknown } } | undefined)?.error?.message;
+    const message = typeof said === 'string' ? said : `status ${response.status}`;
+    if (response.status === 401)
+      throw new CliError(
+        `The key was not accepted: ${message} Set MODELFACTORY_KEY, or MODELFACTORY_DATA to the folder that holds admin.key.`,
+      );
+    throw new CliError(message);
+  }
+
+  #key(): string {
+    const given = this.#env.MODELFACTORY_KEY?.trim();
+    if (given) return given;
+    const path = join(resolve(root, this.#env.MODELFACTORY_DATA || 'data'), 'admin.key');
+    try {
+      return readFileSync(path, 'utf8').trim();
+    } catch {
+      throw new CliError(
+        `There is no key: MODELFACTORY_KEY is not set and ${path} cannot be read. It is made when modelfactory starts for the first time.`,
+      );
+    }
+  }
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,148 @@
+/** The commands and their options. Every command ends with exit code 0, or with one sentence and exit code 1. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { FetchError } from '../../daemon/models/fetch.ts';
+import { addAdapter, listAdapters, removeAdapter } from './adapters.ts';
+import { CliError, GatewayClient } from './client.ts';
+import { createKey, type KeyOptions, listKeys, revokeKey } from './keys.ts';
+import { addModel, listModels } from './models.ts';
+import { type Output, terminal } from './output.ts';
+import { saveReceipt, type VerifyOptions, verify } from './receipts.ts';
+
+/** `args`: without node and script. Returns the exit code. */
+export async function runCli(
+  args: string[],
+  output: Output = terminal,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<number> {
+  let code = 0;
+  const program = createProgram(output, env, (result) => {
+    code = result;
+  });
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return code;
+  } catch (error) {
+    // Help and version are no errors; what else commander refuses, it has said already.
+    if (error instanceof CommanderError) return error.exitCode;
+    if (!(error instanceof CliError) && !(error instanceof FetchError)) throw error;
+    output.note(`error: ${error.message}`);
+    return 1;
+  }
+}
+
+function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: number) => void): Command {
+  const program = new Command('modelfactory');
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+    version: string;
+  };
+  program
+    .description('Serves many LoRA adapters over one base model, with a verifiable receipt for every answer.')
+    .version(version)
+    .showHelpAfterError('(--help shows what there is)')
+    .configureOutput({
+      writeOut: (text) => output.out(text.trimEnd()),
+      writeErr: (text) => output.note(text.trimEnd()),
+    })
+    .exitOverride();
+  const client = () => new GatewayClient(env);
+
+  // Both are handled before this program is loaded; they are here for --help.
+  program
+    .command('start')
+    .description('install and build what is missing, then run gateway and daemon (the same as npm start)');
+  program
+    .command('doctor')
+    .description('what this machine has and lacks, and how to get it')
+    .option('--json', 'as JSON');
+
+  const models = program.command('models').description('base models');
+  models
+    .command('list')
+    .description('what the running server serves')
+    .option('--json', 'as JSON')
+    .action((options) => listModels(client(), options, output));
+  models
+    .command('add')
+    .description('fetch a base model into the data folder')
+    .argument('<source>', 'hf:owner/repo/file.gguf, a built-in name, or a path')
+    .option('--json', 'as JSON')
+    .action((source, options) => addModel(source, options, output));
+
+  const adapters = program.command('adapters').description('LoRA adapters of the running server');
+  adapters
+    .command('add')
+    .description('upload a PEFT folder or a .gguf file, or let the server fetch one from the hub')
+    .argument('<source>', 'a path, or hf:owner/repo')
+    .requiredOption('--name <name>', 'what clients put into "model"')
+    .option('--replace', 'replace an adapter of the same name; requests under way finish on the old weights')
+    .option('--json', 'as JSON')
+    .action((source, options) => addAdapter(client(), source, options, output));
+  adapters
+    .command('list')
+    .description('name, rank, size and where each adapter is now')
+    .option('--json', 'as JSON')
+    .action((options) => listAdapters(client(), options, output));
+  adapters
+    .command('remove')
+    .description('remove an adapter')
+    .argument('<name>')
+    .option('--json', 'as JSON')
+    .action((name, options) => removeAdapter(client(), name, options, output));
+
+  const keys = program.command('keys').description('API keys of the running server');
+  keys
+    .command('create')
+    .description('make a key; it is printed once and kept nowhere')
+    .requiredOption('--name <name>', 'what it is for')
+    .option('--scopes <list>', 'inference, adapters, keys, metrics, admin (default: inference)', words)
+    .option('--models <list>', 'only these models', words)
+    .option('--rpm <n>', 'requests per minute', positive)
+    .option('--tpm <n>', 'tokens per minute', positive)
+    .option('--concurrency <n>', 'requests at the same time', positive)
+    .option('--budget <amount>', 'what it may spend in all, in units of the currency, e.g. 2.50')
+    .option('--json', 'as JSON')
+    .action((options: KeyOptions) => createKey(client(), options, output));
+  keys
+    .command('list')
+    .description('keys with their limits and what they have spent')
+    .option('--json', 'as JSON')
+    .action((options) => listKeys(client(), options, output));
+  keys
+    .command('revoke')
+    .description('revoke a key, effective at once')
+    .argument('<id>', 'key_…, see keys list')
+    .option('--json', 'as JSON')
+    .action((id, options) => revokeKey(client(), id, options, output));
+
+  program
+    .command('receipt')
+    .description('save the receipt of an answer with its proof (its id is in the x-receipt-id header)')
+    .argument('<id>')
+    .option('--out <file>', 'where to; default: standard output')
+    .action((id, options) => saveReceipt(client(), id, options, output));
+  program
+    .command('verify')
+    .description('check a receipt offline: its form, the signature of the log, and that it is in the log')
+    .argument('<file>')
+    .option('--vkey <key>', "the log's public key (name+hash+key); trust nothing else")
+    .option('--vkey-file <file>', 'a file that holds it')
+    .option('--json', 'as JSON')
+    .action(async (file: string, options: VerifyOptions) => setCode(await verify(file, options, output)));
+  return program;
+}
+
+function words(text: string): string[] {
+  const list = text
+    .split(',')
+    .map((word) => word.trim())
+    .filter(Boolean);
+  if (list.length === 0) throw new InvalidArgumentError('Give one or more names, separated by commas.');
+  return list;
+}
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('Give a whole number from 1.');
+  return value;
+}
