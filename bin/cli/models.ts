@@ -13,25 +13,11 @@ export async function listModels(client: GatewayClient, options: { json?: boolea
     out(JSON.stringify(answer.data, null, 2));
     return;
   }
-  const rows = answer.data.map((model) => {
-    const details = Object.entries(model).filter(
-      ([key, value]) => SHOWN.has(key) && value !== null && typeof value !== 'object',
-    );
-    return [String(model.id ?? model.name ?? '?'), details.map(([key, value]) => `${key} ${value}`).join(', ')];
-  });
-  out(table(['MODEL', 'DETAILS'], rows, 'No model is loaded.'));
+  const since = (seconds: unknown) =>
+    typeof seconds === 'number' && seconds > 0 ? new Date(seconds * 1000).toISOString().slice(0, 10) : '-';
+  const rows = answer.data.map(({ id, created }) => [String(id), since(created)]);
+  out(table(['MODEL', 'SINCE'], rows, 'No model is loaded.'));
 }
-
-const SHOWN = new Set([
-  'architecture',
-  'contextTokens',
-  'context_tokens',
-  'device',
-  'tier',
-  'rankMax',
-  'rank_max',
-  'parent',
-]);
 
 /** Fetches a model into the data folder; it is served after the next start with MODELFACTORY_BASE. */
 export async function addModel(source: string, options: { json?: boolean }, { out, note }: Output): Promise<void> {
