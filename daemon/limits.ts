@@ -30,6 +30,14 @@ export const ENGINE_LIMITS = {
   waitingMax: 1024,
   /** Sequences one caller may have waiting; beyond it: 429. */
   waitingPerCallerMax: 256,
+  /** Memory for the KV cache where nothing else was said: this many bytes, but no more than this share of what there is. */
+  kvBytes: 512 * 1024 * 1024,
+  kvMemoryShare: 0.2,
+  /** A slot on the CPU only refers to weights in host RAM; on a GPU it is memory of its own, as large as the highest rank. */
+  slotsCpu: 32,
+  slotRankMaxCpu: 256,
+  slotsGpu: 16,
+  slotRankMaxGpu: 64,
   /** Tokens for which the last `penaltyLast` positions count in penalties. */
   penaltyLast: 64,
 } as const;

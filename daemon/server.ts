@@ -48,8 +48,10 @@ export interface ServerOptions {
   log: DaemonLog;
   version: string;
   health(): DaemonHealth;
+  /** Why no receipt can be stored now, or null: nothing is computed that could not be receipted. */
+  blocked?(): string | null;
   /** Routes of the daemon's other parts: adapters, log. They throw DaemonErrors or answer themselves. */
-  parts?: Hono[];
+  parts?: Hono<DaemonEnv>[];
   limits?: Partial<Record<keyof typeof SERVER_LIMITS, number>>;
 }
 
@@ -165,11 +167,18 @@ export function createServer(options: ServerOptions): DaemonServer {
       return c.json(answer);
     });
   });
-  for (const part of options.parts ?? []) app.route('/', part as unknown as Hono<DaemonEnv>);
+  for (const part of options.parts ?? []) app.route('/', part);
 
   /** Runs one piece of work under its request id. */
   async function claim<T>(requestId: string, work: () => Promise<T>): Promise<T> {
     if (refusing) throw new DaemonError('shutting_down', 'the daemon is stopping; send the request again in a moment');
+    const blocked = options.blocked?.() ?? null;
+    if (blocked !== null) {
+      throw new DaemonError(
+        'receipt_log_unavailable',
+        `no receipt can be stored at the moment, so nothing is computed: ${blocked}`,
+      );
+    }
     if (underWay.size >= limits.requestsMax) {
       throw new DaemonError(
         'overloaded',

@@ -36,6 +36,13 @@ export interface EngineObserver {
   crash?(message: string): void;
 }
 
+export interface StartedEngine {
+  client: EngineClient;
+  model: ModelInfo;
+  kvCells: number;
+  slots: number;
+}
+
 export interface EngineClientLimits {
   waitingMax: number;
   waitingPerCallerMax: number;
@@ -87,7 +94,7 @@ export class EngineClient {
     settings: EngineSettings,
     limits: EngineClientLimits,
     observer: EngineObserver = {},
-  ): Promise<{ client: EngineClient; model: ModelInfo }> {
+  ): Promise<StartedEngine> {
     const worker = new Worker(new URL('./worker-boot.mjs', import.meta.url), { workerData: settings, name: 'engine' });
     let stopping = false;
     const transport: EngineTransport = {
@@ -100,8 +107,10 @@ export class EngineClient {
     const client = new EngineClient(transport, limits, observer);
     return new Promise((resolve, reject) => {
       worker.on('message', (message: FromEngine) => {
-        if (message.type === 'ready') resolve({ client, model: message.model });
-        else client.receive(message);
+        if (message.type === 'ready') {
+          const { model, kvCells, slots } = message;
+          resolve({ client, model, kvCells, slots });
+        } else client.receive(message);
       });
       worker.on('error', (error) => {
         reject(error);

@@ -76,7 +76,11 @@ export class EngineHost {
     Promise.resolve()
       .then(work)
       .then(
-        () => this.options.post({ type: 'moved', call, error: null }),
+        () => {
+          // Whoever hears that it is done asks next where it is.
+          this.reportPlaces();
+          this.options.post({ type: 'moved', call, error: null });
+        },
         (error: unknown) => this.options.post({ type: 'moved', call, error: toDaemonError(error).toPlain() }),
       )
       .finally(() => this.wake());

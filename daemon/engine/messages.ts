@@ -11,9 +11,10 @@ export interface EngineSettings {
   modelPath: string;
   device: DeviceChoice;
   threads: number | null;
-  kvCells: number;
-  slots: number;
-  slotRankMax: number;
+  /** null: by the device's kind and memory. */
+  kvCells: number | null;
+  slots: number | null;
+  slotRankMax: number | null;
   /** Host RAM that adapters may fill. */
   hostBytesMax: number;
   scheduler: SchedulerOptions;
@@ -106,7 +107,7 @@ export interface TierCounters {
 }
 
 export type FromEngine =
-  | { type: 'ready'; model: ModelInfo; kvCells: number }
+  | { type: 'ready'; model: ModelInfo; kvCells: number; slots: number }
   | { type: 'step'; events: SequenceEvent[]; report: StepReport | null; gauges: EngineGauges }
   | { type: 'places'; places: AdapterPlace[]; counters: TierCounters; loads: AdapterLoad[] }
   | { type: 'moved'; call: number; error: PlainError | null }

@@ -1,4 +1,5 @@
 /** The engine thread: owns the model, the engine, and the adapters' tiers. Started by `EngineClient.start`. */
+import { totalmem } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadModel, openVocabulary } from '../../addon/index.ts';
 import { loadAdapterImage } from '../adapters/load-image.ts';
@@ -6,6 +7,7 @@ import { TieredAdapters } from '../adapters/tiers.ts';
 import { invariant } from '../errors.ts';
 import { EngineHost } from './host.ts';
 import type { EngineSettings, FromEngine, ToEngine } from './messages.ts';
+import { engineSize } from './size.ts';
 
 const port = parentPort;
 invariant(port !== null, 'this file runs in a worker thread');
@@ -21,12 +23,13 @@ const model = loadModel({
   device: settings.device,
   ...(settings.threads === null ? {} : { threads: settings.threads }),
 });
+const size = engineSize(model.info, settings, totalmem());
 const engine = model.createEngine({
-  kvCells: settings.kvCells,
+  kvCells: size.kvCells,
   sequencesMax: settings.scheduler.sequencesMax,
   batchTokensMax: settings.scheduler.stepTokensMax,
-  slots: settings.slots,
-  slotRankMax: settings.slotRankMax,
+  slots: size.slots,
+  slotRankMax: size.slotRankMax,
 });
 const tiers = new TieredAdapters(
   {
@@ -34,10 +37,10 @@ const tiers = new TieredAdapters(
     setSlot: (slot, image) => engine.setSlot(slot, image),
     clearSlot: (slot) => engine.clearSlot(slot),
   },
-  { slots: settings.slots, hostBytesMax: settings.hostBytesMax },
+  { slots: size.slots, hostBytesMax: settings.hostBytesMax },
 );
 
-post({ type: 'ready', model: model.info, kvCells: engine.kvCells });
+post({ type: 'ready', model: model.info, kvCells: engine.kvCells, slots: size.slots });
 const host = new EngineHost({
   engine,
   tiers,

@@ -1,0 +1,231 @@
+/** Starts the daemon: configuration → base model → adapters → receipt log → engine → HTTP, and ends them in reverse. */
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { createAdaptorServer } from '@hono/node-server';
+import { Hono } from 'hono';
+import { pino } from 'pino';
+import { openVocabulary } from '../addon/index.ts';
+import { adapterRoutes } from './adapter-routes.ts';
+import { AdapterRegistry } from './adapters/registry.ts';
+import { ConfigError, type DaemonConfig, readConfig } from './config.ts';
+import { EngineClient } from './engine/client.ts';
+import { DaemonError } from './errors.ts';
+import { lockInstance } from './instance-lock.ts';
+import { ENGINE_LIMITS, SERVER_LIMITS } from './limits.ts';
+import { Metrics } from './metrics.ts';
+import { modelDigest } from './models/digest.ts';
+import { ensureBaseModel, FetchError } from './models/fetch.ts';
+import { ModelFileError } from './models/gguf-errors.ts';
+import { inspectModel } from './models/inspect.ts';
+import type { BaseModel, DaemonHealth } from './protocol.ts';
+import { ReceiptLogClient } from './receipts/client.ts';
+import { LogError } from './receipts/errors.ts';
+import { receiptRoutes } from './receipts/routes.ts';
+import { createServer, type DaemonEnv, type DaemonServer } from './server.ts';
+import { VERSION } from './version.ts';
+
+/** sysexits.h: the configuration is wrong; starting again would not help. */
+const EXIT_CONFIG = 78;
+/** sysexits.h: internal software error; the supervisor starts the daemon again. */
+const EXIT_SOFTWARE = 70;
+
+const startedMs = Date.now();
+
+async function main(): Promise<void> {
+  const config = readConfig();
+  const log = pino({
+    name: 'daemon',
+    level: config.logLevel,
+    redact: ['authorization', 'token', 'headers.authorization', 'config.token'],
+  });
+  const unlock = lockInstance(config.dataDir);
+  process.on('exit', unlock);
+
+  const state: { status: DaemonHealth['status']; detail: string } = {
+    status: 'starting',
+    detail: 'The daemon is starting.',
+  };
+  let server: DaemonServer | null = null;
+  let engine: EngineClient | null = null;
+  let receipts: ReceiptLogClient | null = null;
+
+  const health = (): DaemonHealth => {
+    const logHealth = receipts?.health();
+    const degraded = state.status === 'ready' && logHealth !== undefined && logHealth.status !== 'ok';
+    return {
+      status: degraded ? 'degraded' : state.status,
+      detail: degraded ? logHealth.detail : state.detail,
+      version: VERSION,
+      uptimeSeconds: Math.round((Date.now() - startedMs) / 1000),
+      queue: { running: engine?.gauges.running ?? 0, waiting: engine?.waitingCount ?? 0 },
+      logSize: receipts?.size ?? 0,
+    };
+  };
+
+  const waiting = waitingRoom(health);
+  const http = createAdaptorServer({
+    fetch: (request, env) => (server?.app ?? waiting).fetch(request, env as DaemonEnv['Bindings']),
+  });
+  if ('keepAliveTimeout' in http) {
+    http.keepAliveTimeout = SERVER_LIMITS.keepAliveMs;
+    http.requestTimeout = SERVER_LIMITS.requestMs;
+  }
+  await new Promise<void>((resolve, reject) => {
+    http.once('error', (error: NodeJS.ErrnoException) => {
+      const taken = error.code === 'EADDRINUSE' || error.code === 'EACCES' || error.code === 'EADDRNOTAVAIL';
+      const why = `The daemon cannot listen on ${config.host} port ${config.port} (${error.code}). Choose another with MODELFACTORY_DAEMON_PORT.`;
+      reject(taken ? new ConfigError(why) : error);
+    });
+    http.listen(config.port, config.host, resolve);
+  });
+  const address = http.address() as AddressInfo;
+
+  let stopping: Promise<void> | null = null;
+  const stop = (why: string, code: number): Promise<void> => {
+    stopping ??= (async () => {
+      state.status = 'stopping';
+      state.detail = why;
+      log.info({ why }, 'stopping');
+      server?.refuse();
+      http.close();
+      const idle = server?.idle() ?? Promise.resolve();
+      await Promise.race([idle, sleep(SERVER_LIMITS.drainMs)]);
+      // Whoever is still in flight is told, and what was generated is receipted before the log closes.
+      await engine?.close();
+      await Promise.race([idle, sleep(SERVER_LIMITS.drainMs)]);
+      await receipts?.close();
+      unlock();
+      log.flush();
+      process.exit(code);
+    })();
+    return stopping;
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(signal, () => void stop(`received ${signal}`, 0));
+
+  const { path, id } = await ensureBaseModel(config.base, {
+    dataDir: config.dataDir,
+    onNotice: (line) => log.warn(line),
+  });
+  const inspected = inspectModel(path);
+  const digest = await modelDigest(path, join(config.dataDir, 'models', 'digests.json'));
+  receipts = await ReceiptLogClient.open({ dataDir: config.dataDir });
+  const registry = await AdapterRegistry.open({
+    root: join(config.dataDir, 'adapters'),
+    base: inspected.shape,
+    placeOf: (adapter) => engine?.place(adapter),
+  });
+  for (const { name, message } of registry.broken) log.warn({ adapter: name, cause: message }, 'an adapter is damaged');
+  const names = new Map(registry.list().map((adapter) => [adapter.digest, adapter.name]));
+
+  const metrics = new Metrics();
+  const started = await EngineClient.start(engineSettings(config, path), ENGINE_LIMITS, {
+    step: (report, gauges) => metrics.step(report, gauges),
+    places: (places, counters, loads) => metrics.places(places, counters, loads, (adapter) => names.get(adapter)),
+    crash: (message) => {
+      log.fatal({ cause: message }, 'the engine failed');
+      void stop('The engine failed; the daemon starts again.', EXIT_SOFTWARE);
+    },
+  });
+  engine = started.client;
+  const running = started.client;
+  registry.on('added', (adapter, replaced) => {
+    if (replaced !== null && names.get(replaced) === adapter.name) names.delete(replaced);
+    names.set(adapter.digest, adapter.name);
+  });
+  registry.on('removed', (name, adapter) => {
+    if (names.get(adapter) === name) names.delete(adapter);
+  });
+  registry.on('unreferenced', (adapter) => running.forget(adapter));
+  const pin = (adapter: string, pinned: boolean) =>
+    running.pin(adapter, pinned).catch((error) => log.warn({ err: error, adapter }, 'an adapter could not be pinned'));
+  registry.on('pinned', pin);
+  for (const adapter of registry.pinnedDigests()) void pin(adapter, true);
+
+  const model: BaseModel = {
+    id,
+    digest,
+    architecture: inspected.architecture,
+    contextTokens: Math.min(inspected.contextTrained, started.kvCells),
+    vocabulary: inspected.vocabulary,
+    weightBytes: inspected.weightBytes,
+    device: started.model.device.name,
+    created: Math.floor(startedMs / 1000),
+  };
+  const book = receipts;
+  server = createServer({
+    token: config.token,
+    engine: running,
+    vocabulary: openVocabulary(path),
+    model,
+    receipts: book,
+    resolveAdapter: async (name) => ({ handle: await registry.handle(name), fingerprint: null }),
+    metrics,
+    log,
+    version: VERSION,
+    health,
+    blocked: () => {
+      const { status, detail } = book.health();
+      return status === 'ok' ? null : detail;
+    },
+    parts: [adapterRoutes(registry, running), receiptRoutes(() => book) as unknown as Hono<DaemonEnv>],
+  });
+  if (stopping !== null) return;
+  state.status = 'ready';
+  state.detail = '';
+  const { device } = started.model;
+  log.info(
+    {
+      ready: true,
+      host: config.host,
+      port: address.port,
+      model: id,
+      digest,
+      device: device.name,
+      deviceDescription: device.description,
+      kvCells: started.kvCells,
+      slots: started.slots,
+    },
+    'ready',
+  );
+}
+
+function engineSettings(config: DaemonConfig, modelPath: string) {
+  const { device, threads, kvCells, slots, slotRankMax, adapterHostBytes, prefixCacheShare } = config;
+  const scheduler = { ...ENGINE_LIMITS, prefixCacheShare };
+  return { modelPath, device, threads, kvCells, slots, slotRankMax, hostBytesMax: adapterHostBytes, scheduler };
+}
+
+/** Answers until everything is there. */
+function waitingRoom(health: () => DaemonHealth): Hono<DaemonEnv> {
+  const app = new Hono<DaemonEnv>();
+  app.get('/health', (c) => c.json(health(), 503));
+  app.notFound((c) =>
+    c.json(new DaemonError('overloaded', 'the daemon is starting; try again in a moment').body(), 503),
+  );
+  return app;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref());
+}
+
+/** Errors that a person can do something about are one sentence on stderr; the others keep their stack. */
+function fail(error: unknown): never {
+  const known =
+    error instanceof ConfigError ||
+    error instanceof FetchError ||
+    error instanceof ModelFileError ||
+    error instanceof LogError;
+  const addon = (error as { name?: string }).name === 'AddonError';
+  process.stderr.write(
+    known || addon
+      ? `error: ${(error as Error).message}\n`
+      : `${error instanceof Error ? error.stack : String(error)}\n`,
+  );
+  process.exit(known || addon ? EXIT_CONFIG : EXIT_SOFTWARE);
+}
+
+process.on('uncaughtException', fail);
+process.on('unhandledRejection', fail);
+main().catch(fail);
