@@ -3,11 +3,14 @@
 import { join } from 'node:path';
 import { bootstrap } from './bootstrap.mjs';
 import { root } from './setup/paths.mjs';
+import { requireTools } from './setup/requirements.mjs';
 import { main } from './setup/run.mjs';
 import { importTypeScript } from './setup/typescript.mjs';
 
 await main(async () => {
   const [command, ...rest] = process.argv.slice(2);
+  // First of all: what follows may not even load on an older Node.
+  requireTools(['node']);
   if (command === 'doctor') {
     const { doctor } = await import('./setup/doctor.mjs');
     return await doctor(rest);

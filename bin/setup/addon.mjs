@@ -95,7 +95,8 @@ function sourcesStamp(variables) {
     JSON.stringify([process.platform, process.arch, process.versions.napi, variables]),
   );
   hash.update(String(readText(join(headersDir, '.stamp'))));
-  for (const file of [join(addonDir, 'CMakeLists.txt'), ...filesUnder(join(addonDir, 'src'))]) {
+  const folders = ['src', 'tools'].map((folder) => join(addonDir, folder));
+  for (const file of [join(addonDir, 'CMakeLists.txt'), ...folders.flatMap(filesUnder)]) {
     const { size, mtimeMs } = statSync(file);
     hash.update(`${relative(addonDir, file)}\0${size}\0${mtimeMs}\n`);
   }

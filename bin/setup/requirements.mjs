@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { capture, SetupError } from './run.mjs';
 
 export const NODE_MINIMUM = [20, 17, 0];
-export const CMAKE_MINIMUM = [3, 15, 0];
+export const CMAKE_MINIMUM = [3, 18, 0];
 
 /** First version number in a text as [major, minor, patch], or null. */
 export function parseVersion(text) {

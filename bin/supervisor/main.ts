@@ -4,7 +4,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
-import { ensureBaseModel, FetchError } from '../../daemon/models/fetch.ts';
+import { type BaseModelFile, ensureBaseModel, FetchError } from '../../daemon/models/fetch.ts';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { passOn } from './log.ts';
 import { checkListenable, freePort, urlFor } from './ports.ts';
@@ -97,7 +97,7 @@ async function refuseSecondStart({ host, port, dataDir }: StartSettings): Promis
   }
 }
 
-async function fetchModel({ dataDir }: StartSettings): Promise<string> {
+async function fetchModel({ dataDir }: StartSettings): Promise<BaseModelFile> {
   const bar = progressPrinter(process.stderr);
   const onNotice = (line: string) => {
     bar.finish();
@@ -105,10 +105,10 @@ async function fetchModel({ dataDir }: StartSettings): Promise<string> {
   };
   const model = await ensureBaseModel(process.env.MODELFACTORY_BASE, { dataDir, onProgress: bar.show, onNotice });
   bar.finish();
-  return model.id;
+  return model;
 }
 
-async function supervise(settings: StartSettings, programs: Programs, model: string | null): Promise<number> {
+async function supervise(settings: StartSettings, programs: Programs, model: BaseModelFile | null): Promise<number> {
   const { host, port, dataDir, daemonToken } = settings;
   const url = urlFor(host, port);
   const statePath = join(dataDir, 'supervisor.json');
@@ -122,6 +122,8 @@ async function supervise(settings: StartSettings, programs: Programs, model: str
     MODELFACTORY_DAEMONS: settings.daemons ?? daemonUrl,
     MODELFACTORY_DAEMON_TOKEN: daemonToken,
     MODELFACTORY_SUPERVISOR_STATE: statePath,
+    // A relative path is relative to where we were started; the processes run elsewhere.
+    ...(model?.origin === 'file' && { MODELFACTORY_BASE: model.path }),
   };
   const supervised: Supervised[] = [];
   const startedAt = new Date().toISOString();
@@ -159,7 +161,7 @@ async function supervise(settings: StartSettings, programs: Programs, model: str
   try {
     const ready = Promise.all(supervised.map((one) => one.ready)).then(() => 'ready' as const);
     if ((await Promise.race([ready, stop, gaveUp])) === 'ready') {
-      process.stdout.write(banner(url, dataDir, model));
+      process.stdout.write(banner(url, dataDir, model?.id ?? null));
       await Promise.race([stop, gaveUp]);
     }
   } catch (error) {
