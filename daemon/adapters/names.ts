@@ -12,7 +12,8 @@ const entrySchema = z.object({
   pinned: z.boolean(),
   source: z.string(),
 });
-const fileSchema = z.object({ version: z.literal(1), names: z.record(adapterName, entrySchema) });
+/** A list, not an object: `__proto__` is a name like any other. */
+const fileSchema = z.object({ version: z.literal(1), names: z.array(entrySchema.extend({ name: adapterName })) });
 export type NameEntry = Readonly<z.output<typeof entrySchema>>;
 
 /** Which name means which adapter: one JSON file, replaced whole at each change. In memory only after it is on disk. */
@@ -42,7 +43,7 @@ export class NameTable {
         `${path} is damaged, so the names of the adapters are not known; restore it from a backup, or delete it and add the adapters again`,
       );
     }
-    return new NameTable(path, new Map(Object.entries(parsed.names)));
+    return new NameTable(path, new Map(parsed.names.map(({ name, ...entry }) => [name, entry])));
   }
 
   get(name: string): NameEntry | undefined {
@@ -66,7 +67,8 @@ export class NameTable {
     if (next.size > ADAPTER_LIMITS.namesMax) {
       throw new AdapterError('too_large', `there are ${ADAPTER_LIMITS.namesMax} adapters; remove some first`);
     }
-    await writeFileDurably(this.path, JSON.stringify({ version: 1, names: Object.fromEntries(next) }, null, 1));
+    const names = [...next].map(([key, value]) => ({ name: key, ...value }));
+    await writeFileDurably(this.path, JSON.stringify({ version: 1, names }, null, 1));
     this.entries = next;
   }
 }
