@@ -32,7 +32,7 @@ interface Native {
   kernels: string;
   loadBackends(cpuFolder: string, gpuLibraries: string[]): void;
   listDevices(): DeviceInfo[];
-  Model: new (path: string, device: string, threads: number) => NativeModel;
+  Model: new (path: string, device: string, threads: number, exact: boolean) => NativeModel;
   Engine: new (model: NativeModel, options: EngineOptions) => Engine;
   AdapterImage: new (external: unknown) => AdapterImage;
   Vocabulary: new (path: string) => NativeVocabulary;
@@ -133,7 +133,7 @@ export function loadModel(options: ModelOptions): Model {
   const threads = options.threads ?? availableParallelism();
   checkInteger(threads, 1, 512, 'threads');
   const addon = native();
-  const model = call(() => new addon.Model(options.path, options.device, threads));
+  const model = call(() => new addon.Model(options.path, options.device, threads, options.exact ?? false));
   const info = call(() => model.facts());
   return {
     info,
@@ -175,7 +175,9 @@ function createEngine(addon: Native, model: NativeModel, info: ModelInfo, option
   checkInteger(options.batchTokensMax, 1, 8192, 'batchTokensMax');
   checkInteger(options.slots, 0, 1 << 14, 'slots');
   checkInteger(options.slotRankMax, 1, 1024, 'slotRankMax');
-  const engine = call(() => new addon.Engine(model, options));
+  const kvType = options.kvType ?? 'f16';
+  check(kvType === 'f16' || kvType === 'f32', 'kvType is f16 or f32');
+  const engine = call(() => new addon.Engine(model, { ...options, kvType }));
   return {
     get kvCells() {
       return call(() => engine.kvCells);

@@ -49,6 +49,11 @@ export interface ModelOptions {
   device: DeviceChoice;
   /** CPU threads for the computing; default: all cores. */
   threads?: number;
+  /**
+   * Weights as stored and only ggml's own operations: logits equal libllama's bit for bit on the same backend. Slower, and a
+   * row's result depends on the shape of its batch; for tests and comparisons.
+   */
+  exact?: boolean;
 }
 
 /** One low-rank pair inside `file`, row-major as PEFT and GGUF store it: A is [rank, in], B is [out, rank]. Offsets in bytes. */
@@ -84,6 +89,8 @@ export interface EngineOptions {
   slots: number;
   /** Highest rank a slot takes (matters on GPUs, where slots are stacked tensors). */
   slotRankMax: number;
+  /** Precision of cached keys and values; default f16. */
+  kvType?: 'f16' | 'f32';
 }
 
 /** One mixed batch: T rows, each a token of some sequence under some adapter. All arrays have T entries. */

@@ -38,6 +38,7 @@ EngineObject::EngineObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<E
         options.batch_tokens_max = integer(in, "batchTokensMax");
         options.slots            = integer(in, "slots");
         options.slot_rank_max    = integer(in, "slotRankMax");
+        options.kv_f32           = text(in, "kvType") == "f32";
         engine_ = std::make_unique<Engine>(model->get(), Vocabulary::open(model->path()), options);
         return info.Env().Undefined();
     });

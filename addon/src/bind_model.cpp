@@ -64,11 +64,11 @@ Napi::Function ModelObject::define(Napi::Env env) {
                        });
 }
 
-// new Model(path, device, threads)
+// new Model(path, device, threads, exact)
 ModelObject::ModelObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<ModelObject>(info) {
     guarded(info.Env(), [&]() -> Napi::Value {
         path_  = info[0].As<Napi::String>().Utf8Value();
-        model_ = Model::open(path_, info[1].As<Napi::String>().Utf8Value(), info[2].As<Napi::Number>().Int32Value());
+        model_ = Model::open(path_, info[1].As<Napi::String>().Utf8Value(), info[2].As<Napi::Number>().Int32Value(), info[3].ToBoolean());
         info.This().As<Napi::Object>().TypeTag(&MODEL_TAG);
         return info.Env().Undefined();
     });

@@ -122,8 +122,9 @@ void attention(ggml_tensor * dst, int thread, int, void * attention_binding) {
         block.q_stride    = q->nb[2] / sizeof(float);
         block.out         = reinterpret_cast<float *>(static_cast<char *>(dst->data) + rows.first * dst->nb[1]);
         block.out_stride  = dst->nb[1] / sizeof(float);
-        block.k           = static_cast<const uint16_t *>(state.cache->k(binding.layer)->data);
-        block.v           = static_cast<const uint16_t *>(state.cache->v(binding.layer)->data);
+        block.k           = state.cache->k(binding.layer)->data;
+        block.v           = state.cache->v(binding.layer)->data;
+        block.cache_f32   = state.cache->k(binding.layer)->type == GGML_TYPE_F32;
         block.cell_stride = static_cast<std::size_t>(h.kv_width());
         block.cells       = state.cache->cells_of(rows.sequence).data();
         block.positions   = state.positions.data() + rows.first;

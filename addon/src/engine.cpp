@@ -15,11 +15,11 @@ static constexpr int         GRAPH_ROWS_KEPT = 64;
 static constexpr int         CELLS_STEP      = 256;
 
 Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> vocabulary, const EngineOptions & options) :
-    model_(std::move(model)), vocabulary_(std::move(vocabulary)), options_(options), cache_(*model_, options.kv_cells, options.sequences_max),
+    model_(std::move(model)), vocabulary_(std::move(vocabulary)), options_(options), cache_(*model_, options.kv_cells, options.sequences_max, options.kv_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16),
     state_(model_->h().layers), bindings_(*model_, state_), slots_(options.slots) {
     const auto & h = model_->h();
     state_.cache   = &cache_;
-    if (model_->backend().is_cpu()) {
+    if (model_->fused()) {
         const int in_max      = std::max({ h.embedding, h.feed_forward, h.q_width() });
         state_.sums_stride    = static_cast<std::size_t>((in_max / 32 + 15) / 16 * 16);
         state_.u_stride       = static_cast<std::size_t>(options.slot_rank_max) * 3;
@@ -133,7 +133,7 @@ void Engine::describe_rows(const StepBatch & b) {
         of_outputs[i] = images[b.outputs[i]];
     }
     StepState::segment(of_outputs, state_.output_segments);
-    if (model_->backend().is_cpu()) {
+    if (model_->fused()) {
         state_.u.resize(std::max(state_.u.size(), state_.u_stride * b.rows));
         state_.sums.resize(std::max(state_.sums.size(), state_.sums_stride * b.rows));
     }
@@ -184,7 +184,7 @@ void Engine::set_inputs(const Graph & graph, const StepBatch & b) {
     set(graph.positions, b.positions);
     set(graph.cells, row_cells_.data());
     set(graph.output_rows, b.outputs);
-    if (model_->backend().is_cpu()) {
+    if (model_->fused()) {
         return;
     }
     fill_mask(graph.mask, b, 0);
@@ -223,7 +223,7 @@ StepResult Engine::step(const StepBatch & b) {
     StepResult    result;
     const Graph * graph = nullptr;
     try {
-        if (!model_->backend().is_cpu()) {
+        if (!model_->fused()) {
             const int high = cache_.cells_high();
             shape.cells    = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
         }

@@ -17,6 +17,7 @@ struct EngineOptions {
     int batch_tokens_max = 0;
     int slots            = 0;
     int slot_rank_max    = 0;
+    bool kv_f32          = false;
 };
 
 struct StepBatch {

@@ -33,7 +33,7 @@ PartBinding & Bindings::part(int layer, SiteId id, bool outputs, int part) {
 }
 
 Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, const GpuSlots * slots, const GraphShape & shape) :
-    model_(model), h_(model.h()), cache_(cache), bindings_(bindings), slots_(slots), shape_(shape), cpu_(model.backend().is_cpu()) {
+    model_(model), h_(model.h()), cache_(cache), bindings_(bindings), slots_(slots), shape_(shape), cpu_(model.fused()) {
     const std::size_t      nodes  = 128 + static_cast<std::size_t>(h_.layers) * 96;
     const ggml_init_params params = { ggml_tensor_overhead() * nodes * 2 + ggml_graph_overhead_custom(nodes, false), nullptr, true };
     ctx_                          = ggml_init(params);
@@ -141,7 +141,7 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
                               &bindings_.attention(layer));
     }
     const auto cached = [&](ggml_tensor * t) {
-        ggml_tensor * view = ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * sizeof(uint16_t), t->nb[1], 0);
+        ggml_tensor * view = ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * ggml_type_size(t->type), t->nb[1], 0);
         return ggml_permute(ctx_, view, 0, 2, 1, 3);
     };
     ggml_tensor * out = ggml_flash_attn_ext(ctx_, ggml_permute(ctx_, q, 0, 2, 1, 3), cached(cache_.k(layer)), cached(cache_.v(layer)),

@@ -4,13 +4,13 @@
 
 namespace mf {
 
-KvCache::KvCache(const Model & model, int cells, int sequences) : sequences_(sequences), references_(cells, 0) {
+KvCache::KvCache(const Model & model, int cells, int sequences, ggml_type type) : sequences_(sequences), references_(cells, 0) {
     const auto &           h      = model.h();
     const ggml_init_params params = { ggml_tensor_overhead() * (2 * static_cast<std::size_t>(h.layers) + 1), nullptr, true };
     context_                      = ggml_init(params);
     for (int layer = 0; layer < h.layers; ++layer) {
-        k_.push_back(ggml_new_tensor_2d(context_, GGML_TYPE_F16, h.kv_width(), cells));
-        v_.push_back(ggml_new_tensor_2d(context_, GGML_TYPE_F16, h.kv_width(), cells));
+        k_.push_back(ggml_new_tensor_2d(context_, type, h.kv_width(), cells));
+        v_.push_back(ggml_new_tensor_2d(context_, type, h.kv_width(), cells));
     }
     buffer_ = ggml_backend_alloc_ctx_tensors_from_buft(context_, model.backend().buffer_type());
     if (buffer_ == nullptr) {

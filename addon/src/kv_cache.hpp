@@ -12,7 +12,7 @@ namespace mf {
 
 class KvCache {
   public:
-    KvCache(const Model & model, int cells, int sequences);
+    KvCache(const Model & model, int cells, int sequences, ggml_type type);
     ~KvCache();
     KvCache(const KvCache &)             = delete;
     KvCache & operator=(const KvCache &) = delete;
@@ -31,7 +31,7 @@ class KvCache {
     void    trim(int sequence, int length);
     void    share(int source, int destination, int length);
 
-    // [kv_width, cells] float16
+    // [kv_width, cells]
     ggml_tensor * k(int layer) const { return k_[layer]; }
     ggml_tensor * v(int layer) const { return v_[layer]; }
 

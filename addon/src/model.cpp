@@ -57,16 +57,17 @@ int Model::target_out(Target target) const {
     }
 }
 
-std::shared_ptr<Model> Model::open(const std::string & path, const std::string & device_choice, int threads) {
+std::shared_ptr<Model> Model::open(const std::string & path, const std::string & device_choice, int threads, bool exact) {
     static std::mutex                                  guard;
     static std::map<std::string, std::weak_ptr<Model>> open_models;
     const std::lock_guard<std::mutex>                  lock(guard);
     const Device                                       device = choose_device(device_choice);
-    auto & entry = open_models[device.name + "\n" + path];
+    auto & entry = open_models[device.name + (exact ? " exact\n" : "\n") + path];
     if (auto existing = entry.lock()) {
         return existing;
     }
     std::shared_ptr<Model> model(new Model());
+    model->exact_   = exact;
     model->backend_ = std::make_unique<Backend>(device, threads);
     ModelLoader(*model, path).load();
     entry = model;

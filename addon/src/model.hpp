@@ -60,13 +60,18 @@ struct Layer {
 class Model {
   public:
     // Returns the model already loaded from this file on this device, or loads it.
-    static std::shared_ptr<Model> open(const std::string & path, const std::string & device, int threads);
+    //
+    // `exact`: weights as stored and only ggml's own operations, so that logits equal libllama's bit for bit on the same
+    // backend; slower, and a row's result depends on the shape of its batch.
+    static std::shared_ptr<Model> open(const std::string & path, const std::string & device, int threads, bool exact);
     ~Model();
     Model(const Model &)             = delete;
     Model & operator=(const Model &) = delete;
 
     const Hyperparameters & h() const { return h_; }
     Backend &               backend() const { return *backend_; }
+    // Whether the CPU's own operations (cpu_ops.hpp) are used.
+    bool                    fused() const { return backend_->is_cpu() && !exact_; }
     std::size_t             weight_bytes() const { return weight_bytes_; }
     int                     target_in(Target target) const;
     int                     target_out(Target target) const;
@@ -86,6 +91,7 @@ class Model {
     std::vector<ggml_context *>        contexts_;
     std::vector<ggml_backend_buffer_t> buffers_;
     std::size_t                        weight_bytes_ = 0;
+    bool                               exact_        = false;
 };
 
 }  // namespace mf

@@ -93,7 +93,7 @@ ggml_tensor * ModelLoader::norm(const std::string & name, bool required) {
 }
 
 void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
-    const bool stack = model_.backend().is_cpu();
+    const bool stack = model_.fused();
     site.in          = model_.target_in(target_at(id, 0));
     const auto name  = [&](int index, const char * kind) {
         return "blk." + std::to_string(layer) + "." + TARGET_NAMES[target_at(id, index)] + "." + kind;
@@ -123,7 +123,7 @@ void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
         bool       extra  = false;
         bool       split  = false;
         auto       buffer = matmul_buffer(first->type, site.in, placed.out, &extra);
-        if (first->type == GGML_TYPE_Q4_1) {
+        if (first->type == GGML_TYPE_Q4_1 && model_.fused()) {
             bool       repacked = false;
             const auto better   = matmul_buffer(GGML_TYPE_Q4_0, site.in, placed.out, &repacked);
             if (repacked) {

@@ -13,8 +13,9 @@ struct AttentionBlock {
     std::size_t     q_stride;
     float *         out;          // same shape as q; row stride out_stride floats
     std::size_t     out_stride;
-    const uint16_t * k;           // f16 cache of this layer: [cells][kv_heads * head_dim]
-    const uint16_t * v;
+    const void *    k;            // cache of this layer: [cells][kv_heads * head_dim], f16 or f32
+    const void *    v;
+    bool            cache_f32;
     std::size_t     cell_stride;  // kv_heads * head_dim
     const int32_t * cells;        // cell of every position of the sequence
     const int32_t * positions;    // [rows] position of each row, rising
@@ -42,7 +43,9 @@ struct Kernels {
     void (*correction)(const float * u, std::size_t u_stride, int rows, const float * bt, int rank, int out, int o0,
                        int o1, float * y, std::size_t y_stride);
 
-    // s[b] = sum of x[32 b .. 32 b + 31]
+    // s[b] = sum of x[32 b .. 32 b + 31] as the quantised product sees x: rounded to 8 bits per block of 32, float16 scale.
+    // With these sums a split weight gives w x̂ exactly; sums of the unrounded x would leave the offset's part of the
+    // rounding error behind.
     void (*block_sums)(const float * x, int in, float * s);
 
     // scratch: at least attention_scratch_floats(head_dim, group * rows) floats

@@ -13,12 +13,7 @@ using simd::W;
 inline V load_weight(const uint16_t * p) { return simd::load_half(p); }
 inline V load_weight(const float * p) { return simd::load(p); }
 
-inline float weight_at(const uint16_t * p) {
-    uint16_t one[W] = { *p };
-    float    f[W];
-    simd::store(f, simd::load_half(one));
-    return f[0];
-}
+inline float weight_at(const uint16_t * p) { return simd::half_to_float(*p); }
 inline float weight_at(const float * p) { return *p; }
 
 // TOKENS rows of x against RANKS rows of a, both over the whole input width.
@@ -142,17 +137,28 @@ void axpy(const float * u, std::size_t u_stride, int rows, const T * bt, int ran
 
 void block_sums(const float * x, int in, float * s) {
     for (int b = 0; b < in / 32; ++b) {
-        V acc = simd::load(x + b * 32);
+        V largest = simd::abs(simd::load(x + b * 32));
         for (int i = W; i < 32; i += W) {
-            acc = simd::add(acc, simd::load(x + b * 32 + i));
+            largest = simd::max(largest, simd::abs(simd::load(x + b * 32 + i)));
         }
-        s[b] = simd::sum(acc);
+        const float top     = simd::max_of(largest);
+        const V     inverse = simd::set1(top != 0.0F ? 127.0F / top : 0.0F);
+        V           acc     = simd::zero();
+        for (int i = 0; i < 32; i += W) {
+            acc = simd::add(acc, simd::round(simd::mul(simd::load(x + b * 32 + i), inverse)));
+        }
+        s[b] = simd::half_rounded(top / 127.0F) * simd::sum(acc);
     }
 }
 
-inline void widen(const uint16_t * from, float * to, int n) {
+inline void widen(const void * from, bool is_f32, std::size_t at, float * to, int n) {
+    if (is_f32) {
+        std::memcpy(to, static_cast<const float *>(from) + at, sizeof(float) * n);
+        return;
+    }
+    const uint16_t * halves = static_cast<const uint16_t *>(from) + at;
     for (int i = 0; i < n; i += W) {
-        simd::store(to + i, simd::load_half(from + i));
+        simd::store(to + i, simd::load_half(halves + i));
     }
 }
 
@@ -208,8 +214,8 @@ void attention(const AttentionBlock & b, float * scratch) {
         for (int k = 0; k < keys; ++k) {
             const std::size_t at =
                 static_cast<std::size_t>(b.cells[tile + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d;
-            widen(b.k + at, kf + static_cast<std::size_t>(k) * d, d);
-            widen(b.v + at, vf + static_cast<std::size_t>(k) * d, d);
+            widen(b.k, b.cache_f32, at, kf + static_cast<std::size_t>(k) * d, d);
+            widen(b.v, b.cache_f32, at, vf + static_cast<std::size_t>(k) * d, d);
         }
         for (int row = 0; row < b.rows; ++row) {
             const int position = b.positions[row];

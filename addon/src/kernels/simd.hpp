@@ -14,6 +14,43 @@
 namespace mf::simd {
 namespace {
 
+inline float half_to_float(uint16_t h) {
+    const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16U;
+    uint32_t       exponent = (h >> 10U) & 31U;
+    uint32_t       mantissa = h & 1023U;
+    uint32_t       bits;
+    if (exponent == 31) {
+        bits = sign | 0x7f800000U | (mantissa << 13U);
+    } else if (exponent != 0) {
+        bits = sign | ((exponent + 112U) << 23U) | (mantissa << 13U);
+    } else if (mantissa == 0) {
+        bits = sign;
+    } else {
+        exponent = 113;
+        while ((mantissa & 1024U) == 0) {
+            mantissa <<= 1U;
+            --exponent;
+        }
+        bits = sign | (exponent << 23U) | ((mantissa & 1023U) << 13U);
+    }
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+// x rounded to float16 and back, to nearest even; exact for halves, flushes below the smallest half.
+inline float half_rounded(float x) {
+    const float magnitude = std::fabs(x);
+    if (magnitude < 6.103515625e-05F) {  // subnormal halves are multiples of 2^-24
+        return std::nearbyint(x * 16777216.0F) / 16777216.0F;
+    }
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits = (bits + 0xfffU + ((bits >> 13U) & 1U)) & ~0x1fffU;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
 #if defined(__AVX512F__)
 
 inline constexpr int W = 16;
@@ -32,6 +69,7 @@ inline V     max(V a, V b) { return _mm512_max_ps(a, b); }
 inline V     fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline float sum(V v) { return _mm512_reduce_add_ps(v); }
 inline float max_of(V v) { return _mm512_reduce_max_ps(v); }
+inline V     abs(V a) { return _mm512_abs_ps(a); }
 inline V     round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline V     scale_by_power(V v, V n) { return _mm512_scalef_ps(v, n); }
 
@@ -61,6 +99,7 @@ inline float max_of(V v) {
     x        = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
+inline V abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
 inline V round(V v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline V scale_by_power(V v, V n) {
     const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
@@ -83,6 +122,7 @@ inline V     max(V a, V b) { return vmaxq_f32(a, b); }
 inline V     fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline float sum(V v) { return vaddvq_f32(v); }
 inline float max_of(V v) { return vmaxvq_f32(v); }
+inline V     abs(V a) { return vabsq_f32(a); }
 inline V     round(V v) { return vrndnq_f32(v); }
 inline V     scale_by_power(V v, V n) {
     const int32x4_t bits = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
@@ -95,29 +135,6 @@ inline constexpr int W = 4;
 struct V {
     float f[4];
 };
-inline float half_to_float(uint16_t h) {
-    const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16U;
-    uint32_t       exponent = (h >> 10U) & 31U;
-    uint32_t       mantissa = h & 1023U;
-    uint32_t       bits;
-    if (exponent == 31) {
-        bits = sign | 0x7f800000U | (mantissa << 13U);
-    } else if (exponent != 0) {
-        bits = sign | ((exponent + 112U) << 23U) | (mantissa << 13U);
-    } else if (mantissa == 0) {
-        bits = sign;
-    } else {
-        exponent = 113;
-        while ((mantissa & 1024U) == 0) {
-            mantissa <<= 1U;
-            --exponent;
-        }
-        bits = sign | (exponent << 23U) | ((mantissa & 1023U) << 13U);
-    }
-    float out;
-    std::memcpy(&out, &bits, 4);
-    return out;
-}
 template <typename F> inline V each(F f) { return V{ { f(0), f(1), f(2), f(3) } }; }
 inline V     load(const float * p) { return each([&](int i) { return p[i]; }); }
 inline V     load_half(const uint16_t * p) { return each([&](int i) { return half_to_float(p[i]); }); }
@@ -131,6 +148,7 @@ inline V     max(V a, V b) { return each([&](int i) { return a.f[i] > b.f[i] ? a
 inline V     fma(V a, V b, V c) { return each([&](int i) { return a.f[i] * b.f[i] + c.f[i]; }); }
 inline float sum(V v) { return (v.f[0] + v.f[1]) + (v.f[2] + v.f[3]); }
 inline float max_of(V v) { return std::fmax(std::fmax(v.f[0], v.f[1]), std::fmax(v.f[2], v.f[3])); }
+inline V     abs(V a) { return each([&](int i) { return std::fabs(a.f[i]); }); }
 inline V     round(V v) { return each([&](int i) { return std::nearbyint(v.f[i]); }); }
 inline V     scale_by_power(V v, V n) {
     return each([&](int i) { return std::ldexp(v.f[i], static_cast<int>(n.f[i])); });
