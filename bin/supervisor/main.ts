@@ -151,7 +151,14 @@ async function supervise(settings: StartSettings, programs: Programs, model: Bas
     );
   }
   supervised.push(
-    new Supervised({ ...common, name: 'gateway', args: programs.gateway, env, healthUrl: `${url}/health` }),
+    new Supervised({
+      ...common,
+      name: 'gateway',
+      args: programs.gateway,
+      env,
+      healthUrl: `${url}/health`,
+      ...(supervised[0] && { healthAfter: supervised[0].ready }),
+    }),
   );
 
   const stop = untilSignal(supervised);

@@ -23,6 +23,8 @@ export interface SupervisedOptions {
   /** Answers 2xx once the process can serve. */
   healthUrl: string;
   healthHeaders?: Record<string, string>;
+  /** Its health is not asked for before this: what it depends on is not there yet, and each question would be an error in its log. */
+  healthAfter?: Promise<void>;
   /** Output of the process, stdout and stderr alike. */
   onOutput: (name: string, stream: Readable) => void;
   onChange: () => void;
@@ -157,7 +159,8 @@ export class Supervised {
   }
 
   async #untilHealthy(signal: AbortSignal): Promise<boolean> {
-    const { healthUrl, healthHeaders = {} } = this.#options;
+    const { healthUrl, healthHeaders = {}, healthAfter } = this.#options;
+    await Promise.race([healthAfter, aborted(signal)]);
     while (!signal.aborted) {
       const timeout = AbortSignal.any([signal, AbortSignal.timeout(HEALTH_TIMEOUT_MS)]);
       const response = await fetch(healthUrl, { headers: healthHeaders, signal: timeout }).catch(() => null);
@@ -173,6 +176,13 @@ export class Supervised {
     this.#report.since = now();
     this.#options.onChange();
   }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
 }
 
 function now(): string {
