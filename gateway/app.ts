@@ -33,6 +33,8 @@ export interface AppDeps {
   openMetrics: boolean;
   version: string;
   supervisor?: () => Promise<unknown>;
+  /** Tests shorten it. */
+  settlementAbsencesMax?: number;
   now?: () => number;
 }
 
@@ -59,7 +61,7 @@ export function createApp(deps: AppDeps): App {
     limiter: new RateLimiter(now),
     ledger,
     pool,
-    settler: new Settler(ledger, pool, deps.log),
+    settler: new Settler(ledger, pool, deps.log, deps.settlementAbsencesMax ?? limits.settlementAbsencesMax),
     metrics: new Metrics(),
     log: deps.log,
     price: deps.price,

@@ -61,10 +61,10 @@ export function modelNotFound(model: string): ApiError {
   return new ApiError(404, 'invalid_request_error', 'model_not_found', message, { param: 'model' });
 }
 
-export function engineUnavailable(retryAfterSeconds: number, cause?: unknown, outcomeUnknown = false): ApiError {
+export function engineUnavailable(retryAfterSeconds: number, cause?: unknown): ApiError {
   const message = 'No inference engine is ready. It may be starting or restarting; try again shortly.';
   const headers = { 'retry-after': String(retryAfterSeconds) };
-  return new ApiError(503, 'server_error', 'engine_unavailable', message, { headers, cause, outcomeUnknown });
+  return new ApiError(503, 'server_error', 'engine_unavailable', message, { headers, cause });
 }
 
 export function engineFailed(cause?: unknown): ApiError {

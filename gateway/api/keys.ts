@@ -5,19 +5,19 @@ import { type Principal, SCOPES, type Scope } from '../auth/scopes.ts';
 import type { KeyRow } from '../db/schema.ts';
 import { ApiError, badRequest } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
-import { parseWith } from '../http/validate.ts';
+import { integer, parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 
-const money = z.int().min(0).max(Number.MAX_SAFE_INTEGER);
+const money = integer(0, Number.MAX_SAFE_INTEGER);
 const keyLimits = {
-  requests_per_minute: z.int().min(1).max(limits.requestsPerMinuteMax).nullish(),
-  tokens_per_minute: z.int().min(1).max(limits.tokensPerMinuteMax).nullish(),
-  concurrency: z.int().min(1).max(100_000).nullish(),
+  requests_per_minute: integer(1, limits.requestsPerMinuteMax).nullish(),
+  tokens_per_minute: integer(1, limits.tokensPerMinuteMax).nullish(),
+  concurrency: integer(1, 100_000).nullish(),
   budget_micros: money.nullish(),
   models: z.array(z.string().min(1).max(256)).max(limits.allowListMax).nullish(),
   /** Seconds since 1970. */
-  expires_at: z.int().min(0).max(1e11).nullish(),
+  expires_at: integer(0, 1e11).nullish(),
 };
 const keyName = z.string().min(1).max(limits.keyNameCharactersMax);
 

@@ -39,7 +39,7 @@ export class DaemonClient {
     this.#authorization = `Bearer ${options.token}`;
   }
 
-  /** Sends and awaits the headers. @throws ApiError engine_unavailable if the daemon cannot be reached, or what it refused with. */
+  /** Sends and awaits the headers. @throws ApiError engine_unavailable if the daemon cannot be reached, engine_failed if it was and broke off, or what it refused with. */
   async send(method: string, path: string, init: RequestInit = {}): Promise<Response> {
     let response: Response;
     try {
@@ -48,7 +48,9 @@ export class DaemonClient {
     } catch (cause) {
       // Our own abort says nothing about the daemon; a timeout does.
       if (init.signal?.aborted === true && init.signal.reason?.name !== 'TimeoutError') throw clientGone();
-      throw engineUnavailable(limits.retryAfterSeconds, cause, !NEVER_SENT.has(socketCode(cause)));
+      throw NEVER_SENT.has(socketCode(cause))
+        ? engineUnavailable(limits.retryAfterSeconds, cause)
+        : engineFailed(cause);
     }
     if (!response.ok) throw await refusal(response);
     return response;

@@ -188,9 +188,10 @@ export class DaemonPool {
       try {
         return { client, value: await attempt(client) };
       } catch (error) {
-        if (!(error instanceof ApiError) || error.code !== 'engine_unavailable') throw error;
+        if (!(error instanceof ApiError)) throw error;
+        if (error.outcomeUnknown) this.#nodeOf(client).at = Number.NEGATIVE_INFINITY;
+        if (error.code !== 'engine_unavailable') throw error;
         this.markDown(client);
-        if (error.outcomeUnknown) throw error;
         last = error;
       }
     }
@@ -198,10 +199,13 @@ export class DaemonPool {
   }
 
   markDown(client: DaemonClient): void {
-    const node = this.#nodes.find((candidate) => candidate.client === client);
-    if (node === undefined) return;
+    const node = this.#nodeOf(client);
     node.downUntil = this.#now() + limits.daemonCoolDownMs;
     node.at = Number.NEGATIVE_INFINITY;
+  }
+
+  #nodeOf(client: DaemonClient): Node {
+    return this.#nodes.find((node) => node.client === client) as Node;
   }
 
   async health(): Promise<(DaemonHealth | null)[]> {

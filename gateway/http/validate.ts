@@ -1,9 +1,9 @@
 /** Turns zod's issues into OpenAI's errors: 400, `param` as a path (`messages[0].content`), and OpenAI's code words. */
-import type { z } from 'zod';
+import { z } from '@hono/zod-openapi';
 import { type ApiError, badRequest } from '../errors.ts';
 
 type Issue = z.core.$ZodIssue;
-type Path = PropertyKey[];
+type Path = readonly PropertyKey[];
 
 export function parseWith<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
   const result = schema.safeParse(value);
@@ -25,22 +25,25 @@ export function issueError(input: unknown, issues: readonly Issue[]): ApiError {
 function deepest(issue: Issue, prefix: Path): { issue: Issue; path: Path } {
   const path = [...prefix, ...issue.path];
   if (issue.code !== 'invalid_union') return { issue, path };
-  let best: { issue: Issue; path: Path } | null = null;
+  // A discriminated union that knows no such member fails at the discriminator, without alternatives.
+  if (issue.errors.length === 0) return { issue, path };
+  let best: { issue: Issue; path: Path; rank: number } | null = null;
   for (const branch of issue.errors) {
-    const first = branch[0];
-    if (first === undefined) continue;
-    const found = deepest(first as Issue, path);
-    // Alternatives of another type fail at the union itself; one of the right type fails deeper or on its own bounds.
-    const better =
-      best === null ||
-      found.path.length > best.path.length ||
-      (best.issue.code === 'invalid_type' &&
-        found.path.length === best.path.length &&
-        found.issue.code !== 'invalid_type');
-    if (better) best = found;
+    if (branch[0] === undefined) continue;
+    const found = deepest(branch[0] as Issue, path);
+    // An alternative that failed on its own bounds was of the right type; otherwise the deeper failure is the nearer miss.
+    const rank = (found.issue.code === 'invalid_type' ? 0 : 1000) + found.path.length;
+    if (best === null || rank > best.rank) best = { ...found, rank };
   }
   if (best === null || (best.path.length === path.length && best.issue.code === 'invalid_type')) return { issue, path };
   return best;
+}
+
+/** The name of integers in OpenAI's codes (integer_above_max_value); zod's own issues do not tell them from decimals. */
+const INTEGER = 'integer';
+
+export function integer(min: number, max: number): z.ZodInt {
+  return z.int(INTEGER).min(min, INTEGER).max(max, INTEGER);
 }
 
 export function paramOf(path: readonly PropertyKey[]): string {
@@ -64,21 +67,20 @@ function codeOf(issue: Issue): string {
     case 'invalid_type':
       return 'invalid_type';
     case 'too_big':
-      return `${kind(issue.origin)}_above_max_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
+      return `${kind(issue)}_above_max_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
     case 'too_small':
       if (issue.origin === 'array' && Number(issue.minimum) === 1) return 'empty_array';
-      return `${kind(issue.origin)}_below_min_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
+      return `${kind(issue)}_below_min_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
     case 'invalid_union':
-      return 'invalid_type';
+      return issue.errors.length === 0 ? 'invalid_value' : 'invalid_type';
     default:
       return 'invalid_value';
   }
 }
 
-function kind(origin: string): string {
-  if (origin === 'number') return 'decimal';
-  if (origin === 'int') return 'integer';
-  return origin;
+function kind(issue: { origin: string; message: string }): string {
+  if (issue.origin === 'number' || issue.origin === 'int') return issue.message === INTEGER ? 'integer' : 'decimal';
+  return issue.origin;
 }
 
 function messageOf(issue: Issue, given: unknown): string {

@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi';
 import type { GenerateRequestInput } from '../../daemon/protocol.ts';
 import { badRequest } from '../errors.ts';
+import { integer } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import { checkStreamOptions, commonFields, samplingOf, stopsOf } from './sampling.ts';
 
@@ -65,10 +66,10 @@ export const chatRequest = z
   .looseObject({
     ...commonFields,
     messages: z.array(message).min(1).max(limits.messagesMax),
-    max_completion_tokens: z.int().min(1).max(limits.tokensMax).nullish(),
-    max_tokens: z.int().min(1).max(limits.tokensMax).nullish(),
+    max_completion_tokens: integer(1, limits.tokensMax).nullish(),
+    max_tokens: integer(1, limits.tokensMax).nullish(),
     logprobs: z.boolean().nullish(),
-    top_logprobs: z.int().min(0).max(limits.topLogprobsMax).nullish(),
+    top_logprobs: integer(0, limits.topLogprobsMax).nullish(),
     response_format: responseFormat.nullish(),
     tools: z.array(tool).max(limits.toolsMax).nullish(),
     tool_choice: z.union([z.enum(['none', 'auto', 'required']), allowedTools, namedTool]).nullish(),

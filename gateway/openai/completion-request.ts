@@ -1,11 +1,12 @@
 /** POST /v1/completions (legacy): the body's schema, and one engine request per prompt. */
 import { z } from '@hono/zod-openapi';
 import { badRequest } from '../errors.ts';
+import { integer } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { EngineRequest } from './chat-request.ts';
 import { checkStreamOptions, commonFields, samplingOf, stopsOf } from './sampling.ts';
 
-const tokens = z.array(z.int().min(0).max(0x7fffffff)).min(1).max(limits.tokensMax);
+const tokens = z.array(integer(0, 0x7fffffff)).min(1).max(limits.tokensMax);
 
 export const completionRequest = z
   .looseObject({
@@ -18,10 +19,10 @@ export const completionRequest = z
         z.array(tokens).min(1).max(limits.promptsMax),
       ])
       .nullable(),
-    max_tokens: z.int().min(1).max(limits.tokensMax).nullish(),
-    logprobs: z.int().min(0).max(limits.completionLogprobsMax).nullish(),
+    max_tokens: integer(1, limits.tokensMax).nullish(),
+    logprobs: integer(0, limits.completionLogprobsMax).nullish(),
     echo: z.boolean().nullish(),
-    best_of: z.int().min(1).max(limits.choicesMax).nullish(),
+    best_of: integer(1, limits.choicesMax).nullish(),
     suffix: z.string().nullish(),
   })
   .openapi('CreateCompletionRequest');

@@ -5,7 +5,7 @@ import { costMicrosOf, type EmbedRequest, receiptIdOf } from '../../daemon/proto
 import { ApiError, badRequest, engineFailed } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
 import { randomHex } from '../http/ids.ts';
-import { parseWith } from '../http/validate.ts';
+import { integer, parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 import { promptTokensBound, tokensEstimate } from './estimate.ts';
@@ -13,7 +13,7 @@ import { reserve } from './reserve.ts';
 import { resolveFor } from './run.ts';
 
 const text = z.string().min(1);
-const tokens = z.array(z.int().min(0).max(0x7fffffff)).min(1).max(limits.tokensMax);
+const tokens = z.array(integer(0, 0x7fffffff)).min(1).max(limits.tokensMax);
 
 export const embeddingRequest = z
   .looseObject({
@@ -25,7 +25,7 @@ export const embeddingRequest = z
       z.array(tokens).min(1).max(limits.embeddingInputsMax),
     ]),
     encoding_format: z.enum(['float', 'base64']).nullish(),
-    dimensions: z.int().min(1).max(1_000_000).nullish(),
+    dimensions: integer(1, 1_000_000).nullish(),
     user: z.string().nullish(),
   })
   .openapi('CreateEmbeddingRequest');

@@ -151,7 +151,7 @@ export class Generation {
     const last = events[events.length - 1] as GenerateEvent;
     if (last.type === 'end') await this.#ended(last);
     else if (last.type === 'error') {
-      this.#failed(last);
+      await this.#failed(last);
       // What came before the failure is still delivered; a failure that comes first is thrown at once.
       if (events.length === 1 && this.#deferred !== null) throw this.#deferred;
     }
@@ -190,24 +190,22 @@ export class Generation {
     }
   }
 
-  #failed(event: Extract<GenerateEvent, { type: 'error' }>): void {
+  async #failed(event: Extract<GenerateEvent, { type: 'error' }>): Promise<void> {
     const { usage, costMicros } = event;
     this.#deferred = fromDaemon(event.error, limits.retryAfterSeconds);
-    if (usage !== undefined && costMicros !== undefined) {
-      this.#finish();
-      this.usage = usage;
-      this.costMicros = costMicros;
-      this.#services.ledger
-        .post(this.requestId, { costMicros, usage, model: this.#model.id })
-        .catch((error) =>
-          this.#services.log.error(
-            { requestId: this.requestId, err: error },
-            'the cost of a failed answer could not be posted yet',
-          ),
-        );
-    } else {
-      this.#leave();
+    // Without a receipt nothing was computed; with one but no cost, the log has to be asked.
+    if (event.receiptId !== undefined && (usage === undefined || costMicros === undefined)) return this.#leave();
+    this.#finish();
+    const { ledger, log } = this.#services;
+    const complain = (error: unknown) =>
+      log.error({ requestId: this.requestId, err: error }, 'a failed answer could not be settled yet');
+    if (usage === undefined || costMicros === undefined) {
+      await ledger.void(this.requestId).catch(complain);
+      return;
     }
+    this.usage = usage;
+    this.costMicros = costMicros;
+    await ledger.post(this.requestId, { costMicros, usage, model: this.#model.id }).catch(complain);
   }
 
   /** Refused before anything was computed, unless the connection broke under way. */

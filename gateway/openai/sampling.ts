@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi';
 import type { GenerateRequestInput } from '../../daemon/protocol.ts';
 import { badRequest } from '../errors.ts';
+import { integer } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 
 const stopString = z.string().min(1).max(limits.stopCharactersMax);
@@ -10,7 +11,7 @@ export const commonFields = {
   model: z.string().min(1).max(256),
   temperature: z.number().min(0).max(2).nullish(),
   top_p: z.number().min(0).max(1).nullish(),
-  n: z.int().min(1).max(limits.choicesMax).nullish(),
+  n: integer(1, limits.choicesMax).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z
     .looseObject({ include_usage: z.boolean().nullish(), include_obfuscation: z.boolean().nullish() })
@@ -30,7 +31,7 @@ export const commonFields = {
     .nullish(),
   user: z.string().nullish(),
   // Extensions, named as vLLM and llama-server name them.
-  top_k: z.int().min(-1).max(100_000).nullish(),
+  top_k: integer(-1, 100_000).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repeat_penalty: z.number().min(0.1).max(10).nullish(),
   repetition_penalty: z.number().min(0.1).max(10).nullish(),

@@ -12,12 +12,14 @@ export class Settler {
   readonly #ledger: BudgetLedger;
   readonly #pool: DaemonPool;
   readonly #log: Log;
+  readonly #absencesMax: number;
   readonly #running = new Set<Promise<void>>();
 
-  constructor(ledger: BudgetLedger, pool: DaemonPool, log: Log) {
+  constructor(ledger: BudgetLedger, pool: DaemonPool, log: Log, absencesMax: number) {
     this.#ledger = ledger;
     this.#pool = pool;
     this.#log = log;
+    this.#absencesMax = absencesMax;
   }
 
   /** In the background; never throws. */
@@ -46,7 +48,7 @@ export class Settler {
           return;
         }
         absences += 1;
-        if (absences >= limits.settlementAbsencesMax) {
+        if (absences >= this.#absencesMax) {
           await this.#ledger.void(requestId);
           return;
         }

@@ -50,6 +50,7 @@ export async function startRig(
     }),
     openMetrics: options.openMetrics ?? false,
     version: '0.0.0',
+    settlementAbsencesMax: 5,
     ...(options.now === undefined ? {} : { now: options.now }),
   });
   const { keys, settler } = app.services;
@@ -120,3 +121,12 @@ export async function sseEvents(response: Response): Promise<SseEvent[]> {
 }
 
 export const CHAT = { model: 'tiny-base', messages: [{ role: 'user', content: 'Hi' }] };
+
+/** The parsed body of an error answer; anything missing from it fails the expectations on it. */
+export async function errorOf(
+  response: Response,
+): Promise<{ message: string; type: string; code: string | null; param: string | null }> {
+  return (
+    (await response.json()) as { error: { message: string; type: string; code: string | null; param: string | null } }
+  ).error;
+}

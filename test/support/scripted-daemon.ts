@@ -23,12 +23,14 @@ export const DAEMON_TOKEN = 'scripted-daemon-token-0123456789abcdef';
 export interface Line {
   emit(event: GenerateEvent): void;
   /** Writes bytes as they are. */
-  raw(text: string): void;
+  raw(text: string | Uint8Array): void;
   /** start … deltas of `tokens` for every choice … finish … end. */
   say(tokens: string[], reason?: 'stop' | 'length' | 'tool_calls'): Promise<void>;
   start(): void;
   /** Makes the receipt durable and sends `end`. */
   end(completionTokens: number): void;
+  /** Ends the answer in good order, complete or not. */
+  close(): void;
   /** Breaks the connection. */
   kill(): void;
   readonly closed: boolean;
@@ -296,7 +298,7 @@ async function generate(daemon: ScriptedDaemon, body: unknown, response: ServerR
       resolve();
     });
   });
-  const raw = (text: string) => {
+  const raw = (text: string | Uint8Array) => {
     if (closed) return;
     if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/x-ndjson' });
     response.write(text);
@@ -342,6 +344,7 @@ async function generate(daemon: ScriptedDaemon, body: unknown, response: ServerR
       for (let choice = 0; choice < request.n; choice++) line.emit({ type: 'finish', choice, reason });
       line.end(tokens.length * request.n);
     },
+    close: () => response.end(),
     kill: () => response.destroy(),
   };
   await daemon.script(request, line);
