@@ -241,7 +241,8 @@ export class ReceiptLog implements ReceiptLogApi {
       throw tampered(
         `the tree no longer contains the ${known.treeSize} receipts of the checkpoint that this process signed or read before`,
       );
-    this.#head = head;
+    // A commit may have ended between these reads; the head never moves back.
+    if (head.checkpoint.treeSize > this.size) this.#head = head;
   }
 
   /** Rejects `batch`. A locked database concerns only the batch; anything else stops appends until a probe succeeds. */
