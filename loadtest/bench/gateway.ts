@@ -4,7 +4,7 @@
  * the same moments of the machine.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
@@ -32,6 +32,7 @@ export const GATEWAY_DEFAULTS = {
 } as const;
 
 const PORTKEY = '1.15.2';
+const PORTKEY_NODE_SERVER = '1.3.3';
 const DAEMON_TOKEN = 'bench-daemon-token-0123456789abcdef';
 
 interface Contender {
@@ -86,20 +87,27 @@ async function sendChecked(agent: http.Agent, contender: Contender, body: string
   return sent;
 }
 
-/** Installs Portkey once into a temporary folder; returns its start script, or undefined when that is not possible. */
+/**
+ * Installs Portkey once into a temporary folder; returns its start script, or undefined when that is not possible. Its streams
+ * fail with the newest @hono/node-server that its range allows (appending to immutable headers), so the lowest is taken.
+ */
 function installPortkey(log: (line: string) => void): string | undefined {
-  const folder = path.join(os.tmpdir(), `modelfactory-bench-portkey-${PORTKEY}`);
+  const folder = path.join(os.tmpdir(), `modelfactory-bench-portkey-${PORTKEY}-${PORTKEY_NODE_SERVER}`);
   const script = path.join(folder, 'node_modules', '@portkey-ai', 'gateway', 'build', 'start-server.js');
   if (existsSync(script)) return script;
   log(`installing @portkey-ai/gateway ${PORTKEY} into a temporary folder`);
-  spawnSync(
-    'npm',
-    ['install', '--no-audit', '--no-fund', '--ignore-scripts', '--prefix', folder, `@portkey-ai/gateway@${PORTKEY}`],
-    {
-      stdio: 'ignore',
-      timeout: 180_000,
-    },
-  );
+  mkdirSync(folder, { recursive: true });
+  const manifest = {
+    private: true,
+    dependencies: { '@portkey-ai/gateway': PORTKEY },
+    overrides: { '@hono/node-server': PORTKEY_NODE_SERVER },
+  };
+  writeFileSync(path.join(folder, 'package.json'), JSON.stringify(manifest));
+  spawnSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts'], {
+    cwd: folder,
+    stdio: 'ignore',
+    timeout: 180_000,
+  });
   return existsSync(script) ? script : undefined;
 }
 

@@ -262,7 +262,13 @@ export async function createLimitedKey(server: { url: string; adminKey: string }
   const response = await fetch(`${server.url}/api/keys`, {
     method: 'POST',
     headers: { authorization: `Bearer ${server.adminKey}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ name: 'bench', requestsPerMinute: 100_000, tokensPerMinute: 100_000_000, concurrency: 64 }),
+    body: JSON.stringify({
+      name: 'bench',
+      requests_per_minute: 1_000_000,
+      tokens_per_minute: 1_000_000_000,
+      concurrency: 64,
+      budget_micros: 1_000_000_000_000,
+    }),
   });
   const text = await response.text();
   if (!response.ok) throw new Error(`making a key: status ${response.status}: ${text.slice(0, 500)}`);
