@@ -11,7 +11,7 @@ export const FIRST_STARTS_MAX = 3;
 export const STOP_TIMEOUT_MS = 20_000;
 export const HEALTH_INTERVAL_MS = 150;
 export const HEALTH_TIMEOUT_MS = 2_000;
-/** A log line that is longer is passed on in pieces. */
+/** A log line that is longer is passed on as it is. */
 export const LOG_LINE_BYTES_MAX = 64 * 1024;
 /** EX_CONFIG of sysexits.h: "the configuration is wrong"; starting again would not help. */
 export const EXIT_CONFIG = 78;

@@ -62,6 +62,8 @@ function nodeArguments(file: string): string[] {
 
 /** Returns the exit code once everything has stopped. */
 export async function start(programs: Programs = PROGRAMS): Promise<number> {
+  // A terminal that was closed takes no more lines; what runs is still ended in order.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   try {
     const settings = readSettings();
     mkdirSync(settings.dataDir, { recursive: true });
@@ -129,7 +131,12 @@ async function supervise(settings: StartSettings, programs: Programs, model: Bas
   const startedAt = new Date().toISOString();
   const onChange = () => {
     const processes = Object.fromEntries(supervised.map((one) => [one.name, one.report]));
-    writeState(statePath, { pid: process.pid, startedAt, url, processes } satisfies SupervisorState);
+    try {
+      writeState(statePath, { pid: process.pid, startedAt, url, processes } satisfies SupervisorState);
+    } catch (error) {
+      // A full disk must not end what still runs.
+      process.stderr.write(`${statePath} cannot be written: ${(error as Error).message}\n`);
+    }
   };
   const common = {
     command: process.execPath,

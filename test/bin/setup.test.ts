@@ -1,6 +1,17 @@
 /** What runs before anything is installed; in copies of the repository's bin/, so that the real one stays as it is. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -131,6 +142,42 @@ describe('the headers', () => {
       { numRuns: 20 },
     );
   });
+});
+
+describe('the addon', () => {
+  const headers = join(root, 'addon', '.headers');
+
+  it.skipIf(!existsSync(headers))(
+    'is built once, and again only when a source has changed or the build was cut off',
+    () => {
+      const clone = bareClone();
+      cpSync(headers, join(clone, 'addon', '.headers'), { recursive: true });
+      symlinkSync(join(root, 'node_modules'), join(clone, 'node_modules'));
+      mkdirSync(join(clone, 'addon', 'src'));
+      writeFileSync(join(clone, 'addon', 'src', 'a.cpp'), '// one');
+      const calls = join(folder, 'calls');
+      const product = join(clone, 'addon', 'build', 'Release', 'modelfactory.node');
+      // A stand-in that does what CMake does, as far as it matters here.
+      const bin = pathWith({ 'c++': 'c++ 12', git: 'git version 2.39.5', cmake: 'cmake version 3.25.1' });
+      writeFileSync(
+        join(bin, 'cmake'),
+        `#!/bin/sh\n[ "$1" = --version ] && echo 'cmake version 3.25.1' && exit\necho "$1" >> '${calls}'\nif [ "$1" = --build ]; then [ -e '${folder}/broken' ] && exit 1; mkdir -p '${join(product, '..')}'; : > '${product}'; fi\n`,
+      );
+      const build = () => {
+        writeFileSync(calls, '');
+        const { status } = node(clone, ['bin/native.mjs'], { PATH: `${bin}:/usr/bin:/bin` });
+        return { status, calls: readFileSync(calls, 'utf8').trim().split('\n').filter(Boolean) };
+      };
+      expect(build()).toEqual({ status: 0, calls: ['-S', '--build'] });
+      expect(build()).toEqual({ status: 0, calls: [] });
+      writeFileSync(join(clone, 'addon', 'src', 'a.cpp'), '// another');
+      writeFileSync(join(folder, 'broken'), '');
+      expect(build()).toMatchObject({ status: 1 });
+      rmSync(join(folder, 'broken'));
+      expect(build()).toEqual({ status: 0, calls: ['-S', '--build'] });
+      expect(build()).toEqual({ status: 0, calls: [] });
+    },
+  );
 });
 
 describe('dependencies', () => {
