@@ -16,6 +16,8 @@ export interface HubOptions {
   headersMs?: number;
   idleMs?: number;
   totalMs?: number;
+  /** Carries the requests; by default through the proxies of the environment. Not closed here. */
+  dispatcher?: Dispatcher;
 }
 
 export interface HubSource {
@@ -43,11 +45,12 @@ export async function* hubFiles(
   options: HubOptions = {},
   onCommit: (commit: string) => void = () => {},
 ): AsyncGenerator<IncomingFile> {
-  const dispatcher = new EnvHttpProxyAgent({
+  const own = new EnvHttpProxyAgent({
     connect: { timeout: options.headersMs ?? HUB_LIMITS.headersMs },
     headersTimeout: options.headersMs ?? HUB_LIMITS.headersMs,
     bodyTimeout: options.idleMs ?? HUB_LIMITS.idleMs,
   });
+  const dispatcher = options.dispatcher ?? own;
   const signal = AbortSignal.timeout(options.totalMs ?? HUB_LIMITS.totalMs);
   try {
     const config = await get(source, CONFIG_FILE, options, dispatcher, signal);
@@ -57,7 +60,7 @@ export async function* hubFiles(
     yield incoming(CONFIG_FILE, config, source);
     yield incoming(PEFT_WEIGHTS_FILE, await get(pinned, PEFT_WEIGHTS_FILE, options, dispatcher, signal), source);
   } finally {
-    await dispatcher.destroy();
+    await own.destroy();
   }
 }
 

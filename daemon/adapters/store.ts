@@ -84,7 +84,9 @@ export class AdapterStore {
   static async open(options: StoreOptions): Promise<AdapterStore> {
     await mkdir(options.root, { recursive: true });
     for (const entry of await readdir(options.root)) {
-      if (entry.startsWith(TEMPORARY)) await rm(join(options.root, entry), { recursive: true, force: true });
+      // `.tmp`: a names file that was not renamed yet (durable.ts).
+      if (entry.startsWith(TEMPORARY) || entry.endsWith('.tmp'))
+        await rm(join(options.root, entry), { recursive: true, force: true });
     }
     return new AdapterStore(options);
   }

@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { MockAgent } from 'undici';
 import { afterEach, describe, expect, test } from 'vitest';
 import { AdapterError } from '../../../daemon/adapters/errors.ts';
 import { type HubOptions, hubFiles, parseHubSource } from '../../../daemon/adapters/hub.ts';
@@ -102,6 +103,31 @@ test('a redirect within the endpoint is followed', async () => {
     response.writeHead(302, { location: `/moved${request.url}` }).end();
   });
   expect((await fetchAll({ endpoint })).files['adapter_model.safetensors']).toBe('weights');
+});
+
+test("the hub's own storage is followed to, without the token", async () => {
+  const agent = new MockAgent();
+  agent.disableNetConnect();
+  const tokens: unknown[] = [];
+  const remember = ({ headers }: { headers?: unknown }): string => {
+    tokens.push((headers as Record<string, string>).authorization);
+    return 'stored';
+  };
+  for (const file of ['adapter_config.json', 'adapter_model.safetensors']) {
+    const location = `https://cdn-lfs.hf.co/${file}?signature=1`;
+    agent
+      .get('https://huggingface.co')
+      .intercept({ path: `/owner/repo/resolve/main/${file}` })
+      .reply(302, '', { headers: { location } });
+    agent
+      .get('https://cdn-lfs.hf.co')
+      .intercept({ path: `/${file}?signature=1` })
+      .reply(200, remember);
+  }
+  const { files } = await fetchAll({ token: 'hf_secret', dispatcher: agent });
+  expect(files['adapter_model.safetensors']).toBe('stored');
+  expect(tokens).toEqual([undefined, undefined]);
+  await agent.close();
 });
 
 test('a redirect to any other machine is not followed: what a user names cannot reach the network inside', async () => {

@@ -222,6 +222,21 @@ describe('room is made', () => {
     expect(world.slots).toEqual(['e', 'd']);
   });
 
+  test('pinning and unpinning what is loaded lets go of nothing', async () => {
+    const world = new World({ slots: 2, hostBytesMax: 20 });
+    world.tiers.prefetch(handle('a'));
+    await world.landAll();
+    world.tiers.pin('a', true);
+    for (const digest of ['b', 'c']) {
+      world.tiers.prefetch(handle(digest));
+      await world.landAll();
+    }
+    expect(world.live.map(({ digest }) => digest)).toEqual(['a', 'c']);
+    world.tiers.pin('a', false);
+    expect(world.live).toHaveLength(2);
+    expect(world.tiers.hostBytes).toBe(20);
+  });
+
   test('one slot is always left to those that are not pinned', () => {
     const world = new World({ slots: 2 });
     world.tiers.pin('a', true);
@@ -390,7 +405,7 @@ describe('whatever happens in whatever order', () => {
     { weight: 1, arbitrary: fc.record({ do: fc.constant('fail' as const), pick: fc.nat(100) }) },
     { weight: 2, arbitrary: fc.record({ do: fc.constant('prefetch' as const), digest }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('forget' as const), digest }) },
-    { weight: 1, arbitrary: fc.record({ do: fc.constant('pin' as const), digest, pinned: fc.boolean() }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('pin' as const), digest, pinned: fc.boolean() }) },
     {
       weight: 1,
       arbitrary: fc.record({ do: fc.constant('move' as const), digest, to: fc.constantFrom('slot', 'host', 'disk') }),
