@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "error.hpp"
+#include "kernels/kernels.hpp"
 
 namespace mf {
 
@@ -31,13 +32,13 @@ static void widen(const uint8_t * from, HalfOrFloat type, std::size_t n, std::ve
 }
 
 static void check_range(const std::vector<float> & values, const AdapterPair & pair) {
-    float largest = 0;
+    // A value that is not a number fails every comparison, so it is found by not being within the range.
+    bool good = true;
     for (const float v : values) {
-        largest = std::max(largest, std::fabs(v));
-        require(!std::isnan(v), "adapter_invalid", "layer " + std::to_string(pair.layer) + " of the adapter holds a value that is not a number");
+        good &= std::fabs(v) <= 65504.0F;
     }
-    require(largest <= 65504.0F, "adapter_invalid",
-            "layer " + std::to_string(pair.layer) + " of the adapter holds values beyond the range of float16");
+    require(good, "adapter_invalid",
+            "layer " + std::to_string(pair.layer) + " of the adapter holds a value that is not a number or is beyond the range of float16");
 }
 
 // Row of GGUF's B that holds row `row` of PEFT's: rotate-half halves become neighbouring pairs within each head.
@@ -94,6 +95,9 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
 
     std::vector<float> values;
     std::vector<float> transposed;
+    const auto         narrow = [&](const std::vector<float> & from, std::size_t at) {
+        kernels().to_half(from.data(), static_cast<int>(from.size()), image->weights_.data() + at);
+    };
     for (const AdapterPair & p : pairs) {
         const std::size_t in   = model.target_in(p.target);
         const int         out  = model.target_out(p.target);
@@ -101,7 +105,7 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
         const auto span = std::find_if(site.spans.begin(), site.spans.end(), [&](const Span & s) { return s.target == p.target; });
         widen(file + p.a_offset, p.a_type, p.rank * in, values);
         check_range(values, p);
-        ggml_fp32_to_fp16_row(values.data(), image->weights_.data() + span->a, static_cast<int64_t>(values.size()));
+        narrow(values, span->a);
         widen(file + p.b_offset, p.b_type, static_cast<std::size_t>(p.rank) * out, values);
         transposed.resize(values.size());
         for (int row = 0; row < out; ++row) {
@@ -111,7 +115,7 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
             }
         }
         check_range(transposed, p);
-        ggml_fp32_to_fp16_row(transposed.data(), image->weights_.data() + span->bt, static_cast<int64_t>(transposed.size()));
+        narrow(transposed, span->bt);
     }
     return image;
 }

@@ -94,14 +94,22 @@ void Engine::check(const StepBatch & b) const {
             "the key/value cache has " + std::to_string(cache_.cells_free()) + " free cells, the step needs " + std::to_string(b.rows));
     std::unordered_map<int32_t, int> lengths;
     for (int row = 0; row < b.rows; ++row) {
-        const std::string where = "row " + std::to_string(row) + ": ";
-        require(b.tokens[row] >= 0 && b.tokens[row] < model_->h().vocabulary, "argument_invalid", where + "there is no token " + std::to_string(b.tokens[row]));
-        check_sequence(b.sequences[row]);
-        auto [length, fresh] = lengths.try_emplace(b.sequences[row], cache_.length(b.sequences[row]));
-        require(b.positions[row] == length->second, "argument_invalid", where + "its position does not follow what the sequence holds");
-        ++length->second;
-        require(b.slots[row] >= -1 && b.slots[row] < static_cast<int>(slots_.size()) && (b.slots[row] < 0 || slots_[b.slots[row]] != nullptr),
-                "argument_invalid", where + "the adapter slot " + std::to_string(b.slots[row]) + " is empty or does not exist");
+        const char * wrong = nullptr;
+        if (b.tokens[row] < 0 || b.tokens[row] >= model_->h().vocabulary) {
+            wrong = "there is no such token";
+        } else if (b.sequences[row] < 0 || b.sequences[row] >= cache_.sequences()) {
+            wrong = "there is no such sequence";
+        } else if (b.slots[row] < -1 || b.slots[row] >= static_cast<int>(slots_.size()) || (b.slots[row] >= 0 && slots_[b.slots[row]] == nullptr)) {
+            wrong = "its adapter slot is empty or does not exist";
+        } else {
+            auto [length, fresh] = lengths.try_emplace(b.sequences[row], cache_.length(b.sequences[row]));
+            if (b.positions[row] != length->second++) {
+                wrong = "its position does not follow what the sequence holds";
+            }
+        }
+        if (wrong != nullptr) {
+            throw Error("argument_invalid", "row " + std::to_string(row) + " of the step: " + wrong);
+        }
     }
     for (int i = 0; i < b.output_count; ++i) {
         require(b.outputs[i] >= 0 && b.outputs[i] < b.rows && (i == 0 || b.outputs[i] > b.outputs[i - 1]), "argument_invalid",

@@ -1,5 +1,8 @@
 #include "kernels.hpp"
 
+#include <cstdlib>
+#include <string>
+
 namespace mf {
 
 extern const Kernels kernels_baseline;
@@ -8,10 +11,16 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
+// MODELFACTORY_KERNELS=baseline|avx2 asks for less than the processor has, so that tests on one machine reach every variant.
 static const Kernels & choose() {
+    const char *      asked = std::getenv("MODELFACTORY_KERNELS");
+    const std::string want  = asked == nullptr ? "" : asked;
+    if (want == "baseline") {
+        return kernels_baseline;
+    }
 #if defined(MF_X86_KERNELS)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    if (want != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         return kernels_avx512;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {

@@ -51,6 +51,9 @@ struct Kernels {
     // scratch: at least attention_scratch_floats(head_dim, group * rows) floats
     void (*attention)(const AttentionBlock & block, float * scratch);
 
+    // x as float16, to nearest even.
+    void (*to_half)(const float * x, int n, uint16_t * half);
+
     // Largest element (first one on ties) and its index.
     int (*argmax)(const float * x, int n, float * max);
 

@@ -281,6 +281,16 @@ void attention(const AttentionBlock & b, float * scratch) {
     }
 }
 
+void to_half(const float * x, int n, uint16_t * half) {
+    int i = 0;
+    for (; i + W <= n; i += W) {
+        simd::store_half(half + i, simd::load(x + i));
+    }
+    for (; i < n; ++i) {
+        half[i] = simd::float_to_half(x[i]);
+    }
+}
+
 int argmax(const float * x, int n, float * best) {
     V   m = simd::set1(-std::numeric_limits<float>::infinity());
     int i = 0;
@@ -323,7 +333,7 @@ double exp_sum(const float * x, int n, float top, float inv_temperature) {
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-    MF_KERNELS_NAME, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, argmax, exp_sum,
+    MF_KERNELS_NAME, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
 };
 
 }  // namespace mf

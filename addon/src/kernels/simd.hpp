@@ -51,6 +51,20 @@ inline float half_rounded(float x) {
     return x;
 }
 
+// Of values within the range of float16.
+inline uint16_t float_to_half(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const auto  sign      = static_cast<uint16_t>((bits >> 16U) & 0x8000U);
+    const float magnitude = std::fabs(x);
+    if (magnitude < 6.103515625e-05F) {
+        return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(magnitude * 16777216.0F)));
+    }
+    bits &= 0x7fffffffU;
+    bits += 0xfffU + ((bits >> 13U) & 1U);
+    return static_cast<uint16_t>(sign | ((bits >> 13U) - (112U << 10U)));
+}
+
 #if defined(__AVX512F__)
 
 inline constexpr int W = 16;
@@ -60,6 +74,9 @@ inline V    load_half(const uint16_t * p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
 }
 inline void  store(float * p, V v) { _mm512_storeu_ps(p, v); }
+inline void  store_half(uint16_t * p, V v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline V     set1(float x) { return _mm512_set1_ps(x); }
 inline V     zero() { return _mm512_setzero_ps(); }
 inline V     add(V a, V b) { return _mm512_add_ps(a, b); }
@@ -82,6 +99,9 @@ inline V    load_half(const uint16_t * p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
 }
 inline void  store(float * p, V v) { _mm256_storeu_ps(p, v); }
+inline void  store_half(uint16_t * p, V v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline V     set1(float x) { return _mm256_set1_ps(x); }
 inline V     zero() { return _mm256_setzero_ps(); }
 inline V     add(V a, V b) { return _mm256_add_ps(a, b); }
@@ -113,6 +133,7 @@ using V = float32x4_t;
 inline V     load(const float * p) { return vld1q_f32(p); }
 inline V     load_half(const uint16_t * p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void  store(float * p, V v) { vst1q_f32(p, v); }
+inline void  store_half(uint16_t * p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 inline V     set1(float x) { return vdupq_n_f32(x); }
 inline V     zero() { return vdupq_n_f32(0); }
 inline V     add(V a, V b) { return vaddq_f32(a, b); }
@@ -139,6 +160,11 @@ template <typename F> inline V each(F f) { return V{ { f(0), f(1), f(2), f(3) } 
 inline V     load(const float * p) { return each([&](int i) { return p[i]; }); }
 inline V     load_half(const uint16_t * p) { return each([&](int i) { return half_to_float(p[i]); }); }
 inline void  store(float * p, V v) { std::memcpy(p, v.f, sizeof v.f); }
+inline void  store_half(uint16_t * p, V v) {
+    for (int i = 0; i < W; ++i) {
+        p[i] = float_to_half(v.f[i]);
+    }
+}
 inline V     set1(float x) { return V{ { x, x, x, x } }; }
 inline V     zero() { return set1(0); }
 inline V     add(V a, V b) { return each([&](int i) { return a.f[i] + b.f[i]; }); }
