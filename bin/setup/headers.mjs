@@ -87,7 +87,16 @@ async function fetchTarball(work) {
   if (!existsSync(byHand)) {
     say(`Fetching the C++ headers of the libraries (npm package node-llama-cpp@${LIBRARIES_VERSION}, 36 MB, once) …`);
     const spec = `node-llama-cpp@${LIBRARIES_VERSION}`;
-    const [command, args] = npmCommand(['pack', '--ignore-scripts', '--silent', '--pack-destination', work, spec]);
+    const [command, args] = npmCommand([
+      'pack',
+      '--ignore-scripts',
+      '--loglevel=error',
+      '--fetch-retries=1',
+      '--fetch-retry-mintimeout=1000',
+      '--pack-destination',
+      work,
+      spec,
+    ]);
     try {
       await run(command, args, { cwd: root, quiet: true, what: `npm pack ${spec}` });
     } catch (error) {

@@ -88,7 +88,7 @@ describe('a supervised process', () => {
   it('waits longer after every crash, and starts over with short waits after a stable run', async () => {
     const waits: number[] = [];
     const one = await supervise('serve', {
-      stableAfterMs: 400,
+      stableAfterMs: 1_500,
       onChange: () => {
         const { state, nextStartAt, since } = one.report;
         if (state === 'waiting_to_restart') waits.push(Date.parse(nextStartAt as string) - Date.parse(since));
@@ -98,7 +98,7 @@ describe('a supervised process', () => {
     await one.ready;
     for (const isStable of [false, false, true]) {
       await untilState(one, 'ready');
-      if (isStable) await sleep(500);
+      if (isStable) await sleep(1_600);
       process.kill(one.report.pid as number, 'SIGKILL');
       await untilState(one, 'waiting_to_restart');
     }

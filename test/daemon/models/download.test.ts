@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, w
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type DownloadOptions, download, type Progress } from '../../../daemon/models/download.ts';
 import { type FileServer, sendFile, serve } from './file-server.ts';
@@ -16,6 +17,7 @@ let target: string;
 let server: FileServer | null = null;
 
 beforeEach(() => {
+  doneBytes = 0;
   folder = mkdtempSync(join(tmpdir(), 'download-'));
   target = join(folder, 'model.gguf');
 });
@@ -24,6 +26,12 @@ afterEach(async () => {
   server = null;
   rmSync(folder, { recursive: true, force: true });
 });
+
+/** How far the download under test has come. */
+let doneBytes = 0;
+const hasArrived = async (bytes: number) => {
+  while (doneBytes < bytes) await sleep(5);
+};
 
 const fetchIt = (options: Partial<DownloadOptions> = {}) =>
   download({
@@ -35,6 +43,9 @@ const fetchIt = (options: Partial<DownloadOptions> = {}) =>
     connectTimeoutMs: 1_000,
     headersTimeoutMs: 500,
     stallTimeoutMs: 500,
+    onProgress: (progress) => {
+      doneBytes = progress.doneBytes;
+    },
     ...options,
   });
 
@@ -52,7 +63,7 @@ describe('a download', () => {
   it('goes on where the connection was cut, and asks for the rest only', async () => {
     let calls = 0;
     server = await serve((request, response) =>
-      sendFile(request, response, FILE, '"v1"', calls++ === 0 ? 100_000 : undefined),
+      sendFile(request, response, FILE, '"v1"', calls++ === 0 ? 100_000 : undefined, hasArrived),
     );
     await fetchIt();
     expect(readFileSync(target).equals(FILE)).toBe(true);
@@ -61,7 +72,9 @@ describe('a download', () => {
 
   it('goes on after the program was ended, and never shows a half file under the final name', async () => {
     let isCut = true;
-    server = await serve((request, response) => sendFile(request, response, FILE, '"v1"', isCut ? 50_000 : undefined));
+    server = await serve((request, response) =>
+      sendFile(request, response, FILE, '"v1"', isCut ? 50_000 : undefined, hasArrived),
+    );
     await expect(fetchIt()).rejects.toMatchObject({ code: 'interrupted' });
     expect(existsSync(target)).toBe(false);
     // Four tries of 50,000 bytes each, none of them lost.
@@ -83,7 +96,9 @@ describe('a download', () => {
   it('starts over when the file has changed on the server since (If-Range)', async () => {
     let calls = 0;
     server = await serve((request, response) =>
-      calls++ === 0 ? sendFile(request, response, OTHER, '"old"', 10_000) : sendFile(request, response, FILE, '"new"'),
+      calls++ === 0
+        ? sendFile(request, response, OTHER, '"old"', 10_000, hasArrived)
+        : sendFile(request, response, FILE, '"new"'),
     );
     await fetchIt();
     expect(readFileSync(target).equals(FILE)).toBe(true);
