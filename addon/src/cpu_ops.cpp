@@ -105,18 +105,22 @@ void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, i
     }
 }
 
-void attention(ggml_tensor * dst, int thread, int, void * attention_binding) {
+void attention(ggml_tensor * dst, int thread, int threads, void * attention_binding) {
     const auto &            binding = *static_cast<const AttentionBinding *>(attention_binding);
     StepState &             state   = *binding.state;
     const Hyperparameters & h       = *binding.h;
     const ggml_tensor *     q       = dst->src[0];  // [head_dim, heads, rows]
     const Kernels &         k       = kernels();
-    const int               items   = static_cast<int>(state.blocks.size()) * h.kv_heads;
-    const int               group   = h.heads / h.kv_heads;
+    const int               blocks  = static_cast<int>(state.blocks.size());
+    // Query heads that share keys are best done together; with little else to share out, each goes alone.
+    const bool              fine    = blocks * h.kv_heads < 4 * threads;
+    const int               group   = fine ? 1 : h.heads / h.kv_heads;
+    const int               splits  = h.heads / group;
+    const int               items   = blocks * splits;
     auto &                  next    = state.attention_next[binding.layer];
     for (int item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
-        const RowBlock & rows    = state.blocks[item / h.kv_heads];
-        const int        kv_head = item % h.kv_heads;
+        const RowBlock & rows = state.blocks[item / splits];
+        const int        head = item % splits * group;
         AttentionBlock   block;
         block.q           = reinterpret_cast<const float *>(static_cast<const char *>(q->data) + rows.first * q->nb[2]);
         block.q_stride    = q->nb[2] / sizeof(float);
@@ -129,9 +133,9 @@ void attention(ggml_tensor * dst, int thread, int, void * attention_binding) {
         block.cells       = state.cache->cells_of(rows.sequence).data();
         block.positions   = state.positions.data() + rows.first;
         block.rows        = rows.count;
-        block.head_first  = kv_head * group;
+        block.head_first  = head;
         block.group       = group;
-        block.kv_head     = kv_head;
+        block.kv_head     = head / (h.heads / h.kv_heads);
         block.head_dim    = h.head_dim;
         block.window      = binding.window;
         block.scale       = h.attention_scale;

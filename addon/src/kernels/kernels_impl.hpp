@@ -162,12 +162,22 @@ inline void widen(const void * from, bool is_f32, std::size_t at, float * to, in
     }
 }
 
-inline float dot(const float * a, const float * b, int n) {
-    V acc = simd::zero();
-    for (int i = 0; i < n; i += W) {
-        acc = simd::fma(simd::load(a + i), simd::load(b + i), acc);
+// Products of one query with KEYS consecutive keys; several at a time hide the latency of the sums.
+template <int KEYS>
+inline void dots(const float * q, const float * keys, int n, float scale, float * out) {
+    V acc[KEYS];
+    for (auto & a : acc) {
+        a = simd::zero();
     }
-    return simd::sum(acc);
+    for (int i = 0; i < n; i += W) {
+        const V x = simd::load(q + i);
+        for (int k = 0; k < KEYS; ++k) {
+            acc[k] = simd::fma(x, simd::load(keys + static_cast<std::size_t>(k) * n + i), acc[k]);
+        }
+    }
+    for (int k = 0; k < KEYS; ++k) {
+        out[k] = simd::sum(acc[k]) * scale;
+    }
 }
 
 // acc[0..n) = acc * rescale + sum_k p[k] * v[k][0..n)
@@ -229,29 +239,35 @@ void attention(const AttentionBlock & b, float * scratch) {
                 const int     query = row * b.group + h;
                 const float * q     = b.q + row * b.q_stride + static_cast<std::size_t>(b.head_first + h) * d;
                 float         best  = running[query];
-                for (int k = skip; k < seen; ++k) {
-                    p[k] = dot(q, kf + static_cast<std::size_t>(k) * d, d) * b.scale;
+                int           k     = skip;
+                for (; k + 8 <= seen; k += 8) {
+                    dots<8>(q, kf + static_cast<std::size_t>(k) * d, d, b.scale, p + k);
+                }
+                for (; k < seen; ++k) {
+                    dots<1>(q, kf + static_cast<std::size_t>(k) * d, d, b.scale, p + k);
+                }
+                for (k = skip; k < seen; ++k) {
                     best = p[k] > best ? p[k] : best;
                 }
-                for (int k = 0; k < skip; ++k) {
+                for (k = 0; k < skip; ++k) {
                     p[k] = -std::numeric_limits<float>::infinity();
                 }
-                for (int k = seen; k < ATTENTION_TILE; ++k) {
+                for (k = seen; k < ATTENTION_TILE; ++k) {
                     p[k] = -std::numeric_limits<float>::infinity();
                 }
                 const float rescale = std::exp(running[query] - best);
                 V           sum     = simd::zero();
-                for (int k = 0; k < ATTENTION_TILE; k += W) {
+                for (k = 0; k < ATTENTION_TILE; k += W) {
                     const V shifted = simd::sub(simd::load(p + k), simd::set1(best));
                     simd::store(p + k, simd::exp(shifted));
                 }
-                for (int k = 0; k < skip; ++k) {
+                for (k = 0; k < skip; ++k) {
                     p[k] = 0;
                 }
-                for (int k = seen; k < ATTENTION_TILE; ++k) {
+                for (k = seen; k < ATTENTION_TILE; ++k) {
                     p[k] = 0;
                 }
-                for (int k = 0; k < ATTENTION_TILE; k += W) {
+                for (k = 0; k < ATTENTION_TILE; k += W) {
                     sum = simd::add(sum, simd::load(p + k));
                 }
                 total[query]   = total[query] * rescale + simd::sum(sum);
