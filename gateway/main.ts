@@ -1,4 +1,5 @@
 /** Starts the gateway on Node: settings, database, admin key, server, orderly end. Prints one JSON line when it serves. */
+import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import type { Server } from 'node:http';
@@ -10,6 +11,8 @@ import { Agent, fetch as undiciFetch } from 'undici';
 import { type App, createApp } from './app.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
 import type { Fetch } from './daemons/client.ts';
+import type { Post } from './daemons/post.ts';
+import { undiciPost } from './daemons/undici-post.ts';
 import { openDatabase } from './db/open.ts';
 import { limits } from './limits.ts';
 import { createLog } from './log.ts';
@@ -17,7 +20,7 @@ import { createLog } from './log.ts';
 const root = fileURLToPath(new URL('..', import.meta.url));
 
 /** Keep-alive connections to the daemons; silence is judged by the generation itself, so there is no body time-out here. */
-function daemonFetch(): { fetch: Fetch; close: () => Promise<void> } {
+function daemonConnections(): { fetch: Fetch; post: Post; close: () => Promise<void> } {
   const agent = new Agent({
     connections: 512,
     keepAliveTimeout: 30_000,
@@ -27,7 +30,7 @@ function daemonFetch(): { fetch: Fetch; close: () => Promise<void> } {
   });
   const fetch = (url: string, init?: RequestInit) =>
     undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
-  return { fetch, close: () => agent.destroy() };
+  return { fetch, post: undiciPost(agent), close: () => agent.destroy() };
 }
 
 /** `admin.key` holds the key and nothing else. Made when there is none, or when the database does not know the one there. */
@@ -72,16 +75,17 @@ async function main(config: Config): Promise<void> {
     ...(config.databaseToken === undefined ? {} : { authToken: config.databaseToken }),
     migrationsFolder: join(root, 'migrations/gateway'),
   });
-  const daemons = daemonFetch();
+  const daemons = daemonConnections();
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
   const statePath = config.supervisorStatePath;
   const app = createApp({
     db: opened.db,
     exclusiveDatabase: opened.exclusive,
-    daemons: { urls: config.daemonUrls, token: config.daemonToken, fetch: daemons.fetch },
+    daemons: { urls: config.daemonUrls, token: config.daemonToken, fetch: daemons.fetch, post: daemons.post },
     price: config.price,
     log,
     openMetrics: config.openMetrics,
+    sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),
     version,
     supervisor: async () => (statePath === undefined ? null : JSON.parse(await readFile(statePath, 'utf8'))),
   });

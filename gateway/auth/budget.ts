@@ -1,6 +1,7 @@
 /**
  * Two-phase spending, in integer micro-units: reserve the most a request can cost, then post what it did cost, or void.
- * One batch is one transaction; the condition stands in the UPDATE itself, so concurrent requests (and gateways) cannot overspend together.
+ * Each step is one statement, so one transaction: the condition stands in the INSERT itself, and triggers carry every change of a reservation
+ * into the key's sums and the day's usage. Concurrent requests (and gateways) cannot overspend together, nor can the sums drift.
  * A reservation is open → posted | void | expired. Posting is idempotent by request id, and a cost that arrives after the reservation
  * expired is still posted: what was computed is always paid.
  */
@@ -28,61 +29,25 @@ export class BudgetLedger {
     this.#now = now;
   }
 
-  /** False if the key's budget has no room for the amount. */
+  /** False if the key's budget has no room for the amount, or the key is revoked. */
   async reserve(requestId: string, keyId: string, amountMicros: number): Promise<boolean> {
     const now = this.#now();
-    const [, inserted] = await this.#client.batch(
-      [
-        {
-          sql: `UPDATE keys SET reserved_micros = reserved_micros + ?2
-                WHERE id = ?1 AND revoked_at IS NULL AND (budget_micros IS NULL OR spent_micros + reserved_micros + ?2 <= budget_micros)`,
-          args: [keyId, amountMicros],
-        },
-        {
-          sql: `INSERT INTO reservations (request_id, key_id, amount_micros, state, created_at, deadline_at)
-                SELECT ?1, ?2, ?3, 'open', ?4, ?5 WHERE changes() = 1`,
-          args: [requestId, keyId, amountMicros, now, now + limits.reservationDeadlineMs],
-        },
-      ],
-      'write',
-    );
-    return inserted?.rowsAffected === 1;
+    const inserted = await this.#client.execute({
+      sql: `INSERT INTO reservations (request_id, key_id, amount_micros, state, created_at, deadline_at)
+            SELECT ?1, id, ?3, 'open', ?4, ?5 FROM keys
+            WHERE id = ?2 AND revoked_at IS NULL AND (budget_micros IS NULL OR spent_micros + reserved_micros + ?3 <= budget_micros)`,
+      args: [requestId, keyId, amountMicros, now, now + limits.reservationDeadlineMs],
+    });
+    return inserted.rowsAffected > 0;
   }
 
   /** Turns the reservation into spending. Repeating it changes nothing. */
   async post(requestId: string, cost: Cost): Promise<void> {
-    const now = this.#now();
-    await this.#client.batch(
-      [
-        {
-          sql: `INSERT INTO usage_daily (key_id, day, model, requests, prompt_tokens, completion_tokens, cost_micros)
-                SELECT key_id, ?2, ?3, 1, ?4, ?5, ?6 FROM reservations WHERE request_id = ?1 AND state IN ('open', 'expired')
-                ON CONFLICT (key_id, day, model) DO UPDATE SET requests = requests + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-                  completion_tokens = completion_tokens + excluded.completion_tokens, cost_micros = cost_micros + excluded.cost_micros`,
-          args: [
-            requestId,
-            new Date(now).toISOString().slice(0, 10),
-            cost.model,
-            cost.usage.promptTokens,
-            cost.usage.completionTokens,
-            cost.costMicros,
-          ],
-        },
-        {
-          sql: `UPDATE keys SET spent_micros = spent_micros + ?2,
-                  reserved_micros = reserved_micros - r.amount_micros * (r.state = 'open')
-                FROM (SELECT key_id, amount_micros, state FROM reservations WHERE request_id = ?1 AND state IN ('open', 'expired')) AS r
-                WHERE keys.id = r.key_id`,
-          args: [requestId, cost.costMicros],
-        },
-        {
-          sql: `UPDATE reservations SET state = 'posted', posted_micros = ?2, settled_at = ?3
-                WHERE request_id = ?1 AND state IN ('open', 'expired')`,
-          args: [requestId, cost.costMicros, now],
-        },
-      ],
-      'write',
-    );
+    await this.#client.execute({
+      sql: `UPDATE reservations SET state = 'posted', posted_micros = ?2, model = ?3, prompt_tokens = ?4, completion_tokens = ?5, settled_at = ?6
+            WHERE request_id = ?1 AND state IN ('open', 'expired')`,
+      args: [requestId, cost.costMicros, cost.model, cost.usage.promptTokens, cost.usage.completionTokens, this.#now()],
+    });
   }
 
   /** Gives the reservation back: nothing was computed. */
@@ -96,20 +61,10 @@ export class BudgetLedger {
   }
 
   async #close(requestId: string, state: 'void' | 'expired'): Promise<void> {
-    await this.#client.batch(
-      [
-        {
-          sql: `UPDATE keys SET reserved_micros = reserved_micros - r.amount_micros
-                FROM (SELECT key_id, amount_micros FROM reservations WHERE request_id = ?1 AND state = 'open') AS r WHERE keys.id = r.key_id`,
-          args: [requestId],
-        },
-        {
-          sql: `UPDATE reservations SET state = ?2, settled_at = ?3 WHERE request_id = ?1 AND state = 'open'`,
-          args: [requestId, state, this.#now()],
-        },
-      ],
-      'write',
-    );
+    await this.#client.execute({
+      sql: `UPDATE reservations SET state = ?2, settled_at = ?3 WHERE request_id = ?1 AND state = 'open'`,
+      args: [requestId, state, this.#now()],
+    });
   }
 
   /** Open reservations past their deadline, or made before `createdBefore` (by a process that is no more). */

@@ -7,7 +7,7 @@ import { and, desc, eq, isNull } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import type { Database } from '../db/open.ts';
 import { type KeyRow, keys } from '../db/schema.ts';
-import { randomBase64Url, randomHex, sha256Hex } from '../http/ids.ts';
+import { randomBase64Url, randomId, type Sha256Hex } from '../http/ids.ts';
 import { limits } from '../limits.ts';
 import type { Principal, Scope } from './scopes.ts';
 
@@ -36,11 +36,13 @@ export class KeyStore {
   readonly #now: () => number;
   readonly #cache: LRUCache<string, CacheEntry>;
   readonly #cacheMs: number;
+  readonly #sha256Hex: Sha256Hex;
   /** Counts changes; an answer read before a change must not be cached after it. */
   #epoch = 0;
 
   /** @param options.cacheMs how long a key that another gateway revoked may still pass here. */
-  constructor(db: Database, options: { now: () => number; cacheMs: number }) {
+  constructor(db: Database, options: { now: () => number; cacheMs: number; sha256Hex: Sha256Hex }) {
+    this.#sha256Hex = options.sha256Hex;
     this.#db = db;
     this.#now = options.now;
     this.#cacheMs = options.cacheMs;
@@ -50,7 +52,7 @@ export class KeyStore {
   /** The holder of a credential, or null: unknown, revoked, expired and malformed are not told apart. */
   async authenticate(credential: string): Promise<Principal | null> {
     if (!CREDENTIAL.test(credential)) return null;
-    const hash = await sha256Hex(credential);
+    const hash = await this.#sha256Hex(credential);
     let entry = this.#cache.get(hash);
     if (entry === undefined) {
       const epoch = this.#epoch;
@@ -58,7 +60,7 @@ export class KeyStore {
         .select()
         .from(keys)
         .where(and(eq(keys.hash, hash), isNull(keys.revokedAt)));
-      entry = { principal: row === undefined ? null : await principalOf(row) };
+      entry = { principal: row === undefined ? null : await principalOf(row, this.#sha256Hex) };
       const ttl = entry.principal === null ? Math.min(limits.unknownKeyCacheMs, this.#cacheMs) : this.#cacheMs;
       if (epoch === this.#epoch) this.#cache.set(hash, entry, { ttl });
     }
@@ -71,9 +73,9 @@ export class KeyStore {
   async create(input: NewKey): Promise<{ row: KeyRow; credential: string }> {
     const credential = `mf-${randomBase64Url(32)}`;
     const values = {
-      id: `key_${randomHex(12)}`,
+      id: `key_${randomId()}`,
       name: input.name,
-      hash: await sha256Hex(credential),
+      hash: await this.#sha256Hex(credential),
       hint: `${credential.slice(0, 7)}…`,
       scopes: input.scopes as string[],
       models: input.models ?? null,
@@ -117,7 +119,7 @@ export class KeyStore {
   }
 }
 
-async function principalOf(row: KeyRow): Promise<Principal> {
+async function principalOf(row: KeyRow, sha256Hex: Sha256Hex): Promise<Principal> {
   return {
     keyId: row.id,
     name: row.name,

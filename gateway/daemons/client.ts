@@ -19,6 +19,7 @@ import type {
 import { ApiError, clientGone, engineFailed, engineUnavailable, fromDaemon } from '../errors.ts';
 import { limits } from '../limits.ts';
 import { NdjsonParser } from './ndjson.ts';
+import { type ByteAnswer, fetchPost, type Post } from './post.ts';
 
 export type Fetch = (url: string, init?: RequestInit) => Promise<Response>;
 
@@ -31,11 +32,13 @@ export interface EventSource {
 export class DaemonClient {
   readonly url: string;
   readonly #fetch: Fetch;
+  readonly #post: Post;
   readonly #authorization: string;
 
-  constructor(options: { url: string; token: string; fetch: Fetch }) {
+  constructor(options: { url: string; token: string; fetch: Fetch; post?: Post }) {
     this.url = options.url.replace(/\/+$/, '');
     this.#fetch = options.fetch;
+    this.#post = options.post ?? fetchPost(options.fetch);
     this.#authorization = `Bearer ${options.token}`;
   }
 
@@ -46,11 +49,7 @@ export class DaemonClient {
       const headers = { ...(init.headers as Record<string, string> | undefined), authorization: this.#authorization };
       response = await this.#fetch(this.url + path, { ...init, method, headers });
     } catch (cause) {
-      // Our own abort says nothing about the daemon; a timeout does.
-      if (init.signal?.aborted === true && init.signal.reason?.name !== 'TimeoutError') throw clientGone();
-      throw NEVER_SENT.has(socketCode(cause))
-        ? engineUnavailable(limits.retryAfterSeconds, cause)
-        : engineFailed(cause);
+      throw connectionError(cause, init.signal);
     }
     if (!response.ok) throw await refusal(response);
     return response;
@@ -138,30 +137,37 @@ export class DaemonClient {
 
   /** Aborting the signal closes the connection, which cancels the generation within one step. */
   async generate(request: GenerateRequestInput, signal: AbortSignal): Promise<EventSource> {
-    const response = await this.send('POST', '/generate', {
-      signal,
-      body: JSON.stringify(request),
-      headers: { 'content-type': 'application/json' },
-    });
-    if (response.body === null) throw engineFailed(new Error('the daemon answered without a body'));
-    const reader = response.body.getReader();
+    let answer: ByteAnswer;
+    try {
+      const headers = { authorization: this.#authorization, 'content-type': 'application/json' };
+      answer = await this.#post(`${this.url}/generate`, headers, JSON.stringify(request), signal);
+    } catch (cause) {
+      throw connectionError(cause, signal);
+    }
+    if (answer.status !== 200) throw await refusal(answer);
     const parser = new NdjsonParser<GenerateEvent>(limits.daemonLineBytesMax);
     return {
       async next() {
         try {
           for (;;) {
-            const { done, value } = await reader.read();
-            if (done) return null;
-            const events = parser.push(value);
+            const chunk = await answer.next();
+            if (chunk === null) return null;
+            const events = parser.push(chunk);
             if (events.length > 0) return events;
           }
         } catch (cause) {
-          reader.cancel().catch(() => {});
+          answer.cancel();
           throw engineFailed(cause);
         }
       },
     };
   }
+}
+
+function connectionError(cause: unknown, signal: AbortSignal | null | undefined): ApiError {
+  // Our own abort says nothing about the daemon; a timeout does.
+  if (signal?.aborted === true && signal.reason?.name !== 'TimeoutError') return clientGone();
+  return NEVER_SENT.has(socketCode(cause)) ? engineUnavailable(limits.retryAfterSeconds, cause) : engineFailed(cause);
 }
 
 /** Failures before a byte of the request was on its way. */
@@ -179,7 +185,7 @@ function socketCode(error: unknown): string {
   return String(code ?? cause?.code ?? '');
 }
 
-async function refusal(response: Response): Promise<ApiError> {
+async function refusal(response: Pick<ByteAnswer, 'status' | 'json'>): Promise<ApiError> {
   let body: Partial<DaemonErrorBody> = {};
   try {
     body = (await response.json()) as Partial<DaemonErrorBody>;

@@ -183,7 +183,7 @@ export class DaemonPool {
     candidates: DaemonClient[],
     attempt: (client: DaemonClient) => Promise<T>,
   ): Promise<{ client: DaemonClient; value: T }> {
-    let last: unknown = engineUnavailable(limits.retryAfterSeconds);
+    let last: unknown;
     for (const client of candidates) {
       try {
         return { client, value: await attempt(client) };
@@ -195,7 +195,7 @@ export class DaemonPool {
         last = error;
       }
     }
-    throw last;
+    throw last ?? engineUnavailable(limits.retryAfterSeconds);
   }
 
   markDown(client: DaemonClient): void {

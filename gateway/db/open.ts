@@ -20,6 +20,8 @@ export async function openDatabase(options: {
 }): Promise<OpenedDatabase> {
   const client = createClient({
     url: options.url,
+    // One connection to a file: the pragmas below hold for a connection, and calls are synchronous anyway.
+    ...(options.url.startsWith('file:') ? { concurrency: 1 } : {}),
     ...(options.authToken === undefined ? {} : { authToken: options.authToken }),
   });
   const local = options.url.startsWith('file:') || options.url === ':memory:';

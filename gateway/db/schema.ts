@@ -1,4 +1,7 @@
-/** Tables of gateway.db. Money in integer micro-units, times in milliseconds since 1970. SQL is generated into migrations/gateway. */
+/**
+ * Tables of gateway.db. Money in integer micro-units, times in milliseconds since 1970. SQL is generated into migrations/gateway.
+ * Triggers (0001_money_triggers.sql) keep keys.reserved_micros, keys.spent_micros and usage_daily in step with reservations.
+ */
 import { sql } from 'drizzle-orm';
 import { check, index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core';
 
@@ -35,6 +38,10 @@ export const reservations = sqliteTable(
     keyId: text('key_id').notNull(),
     amountMicros: integer('amount_micros').notNull(),
     postedMicros: integer('posted_micros'),
+    /** What was used, set together with postedMicros. */
+    model: text('model'),
+    promptTokens: integer('prompt_tokens'),
+    completionTokens: integer('completion_tokens'),
     state: text('state', { enum: ['open', 'posted', 'void', 'expired'] }).notNull(),
     createdAt: integer('created_at').notNull(),
     deadlineAt: integer('deadline_at').notNull(),

@@ -12,13 +12,13 @@ export function tooLarge(bytesMax: number): ApiError {
 export async function readBytes(request: Request, bytesMax: number): Promise<Uint8Array> {
   const declared = Number(request.headers.get('content-length') ?? 0);
   if (declared > bytesMax) throw tooLarge(bytesMax);
-  if (request.body === null) return new Uint8Array(0);
-  // A declared length is enforced by the HTTP parser, so the whole body can be taken at once.
+  // A declared length is enforced by the HTTP parser, so the whole body can be taken at once (and cheaply, without a stream).
   if (declared > 0) {
     const bytes = new Uint8Array(await request.arrayBuffer().catch(broken));
     if (bytes.byteLength > bytesMax) throw tooLarge(bytesMax);
     return bytes;
   }
+  if (request.body === null) return new Uint8Array(0);
   const parts: Uint8Array[] = [];
   let total = 0;
   const reader = request.body.getReader();

@@ -8,8 +8,9 @@ export function hexOf(bytes: Uint8Array): string {
   return text;
 }
 
-export function randomHex(bytes: number): string {
-  return hexOf(crypto.getRandomValues(new Uint8Array(bytes)));
+/** 32 hex digits with 122 random bits; runtimes draw these from a buffer, which getRandomValues does not. */
+export function randomId(): string {
+  return crypto.randomUUID().replaceAll('-', '');
 }
 
 export function randomBase64Url(bytes: number): string {
@@ -21,7 +22,10 @@ export function randomBase64Url(bytes: number): string {
 const encoder = new TextEncoder();
 
 /** SHA-256 of the UTF-8 bytes, lower-case hex. */
-export async function sha256Hex(text: string): Promise<string> {
+export type Sha256Hex = (text: string) => string | Promise<string>;
+
+/** With Web Crypto: everywhere, but a thread change for each call. Node's own is handed in where there is one. */
+export async function webSha256Hex(text: string): Promise<string> {
   return hexOf(new Uint8Array(await crypto.subtle.digest('SHA-256', encoder.encode(text))));
 }
 

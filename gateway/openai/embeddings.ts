@@ -4,7 +4,7 @@ import type { Context } from 'hono';
 import { costMicrosOf, type EmbedRequest, receiptIdOf } from '../../daemon/protocol.ts';
 import { ApiError, badRequest, engineFailed } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
-import { randomHex } from '../http/ids.ts';
+import { randomId } from '../http/ids.ts';
 import { integer, parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
@@ -48,7 +48,7 @@ export async function createEmbedding(services: Services, c: Context<AppEnv>): P
   const model = await resolveFor(services, principal, body.model);
   const inputs = inputsOf(body.input);
   const { contextTokens } = model.base;
-  const requestId = randomHex(16);
+  const requestId = randomId();
   Object.assign(record, { operation: 'embeddings', model: model.id, receiptId: receiptIdOf(requestId) });
 
   const admission = services.limiter.admit(

@@ -5,7 +5,7 @@ import type { Admission } from '../auth/rate-limit.ts';
 import { canUseModel, type Principal } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
 import { engineFailed, modelNotFound, toApiError } from '../errors.ts';
-import { randomHex } from '../http/ids.ts';
+import { randomId } from '../http/ids.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, RequestRecord, Services } from '../services.ts';
 import type { EngineRequest } from './chat-request.ts';
@@ -52,7 +52,7 @@ export async function answer(
   const record = c.get('record');
   const { model } = plan;
   // Never the client's own request id: this one is the idempotency key of the receipt.
-  const id = randomHex(16);
+  const id = randomId();
   const head: AnswerHead = {
     id: `${plan.idPrefix}-${id}`,
     created: Math.floor(services.now() / 1000),

@@ -142,7 +142,20 @@ describe('requests', () => {
 
   test('concurrent streams together stay within the budget', async () => {
     const { id, credential } = await rig.key({ budgetMicros: 100 });
+    // Nobody is settled before everybody has asked.
+    let open = () => {};
+    const gate = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    rig.daemon.script = async (_, line) => {
+      line.start();
+      await gate;
+      line.emit({ type: 'finish', choice: 0, reason: 'stop' });
+      line.end(3);
+    };
     const answers = await Promise.all(Array.from({ length: 10 }, () => ask(credential, { stream: true })));
+    expect(await rig.money(id)).toEqual({ spent: 0, reserved: 87 });
+    open();
     await Promise.all(answers.map((answer) => answer.text()));
     expect(answers.filter(({ status }) => status === 200)).toHaveLength(3);
     expect(answers.filter(({ status }) => status === 429)).toHaveLength(7);

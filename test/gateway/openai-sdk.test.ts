@@ -7,7 +7,7 @@ let rig: Rig;
 let client: OpenAI;
 
 beforeAll(async () => {
-  rig = await startRig({ adapters: ['legal'] });
+  rig = await startRig({ adapters: ['legal'], webOnly: true });
   client = rig.client();
 });
 afterAll(() => rig.close());

@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
+import { Agent } from 'undici';
 import { type App, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
+import { undiciPost } from '../../gateway/daemons/undici-post.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
 import { createLog } from '../../gateway/log.ts';
 import { DAEMON_TOKEN, type Script, type ScriptedDaemon, startScriptedDaemon } from '../support/scripted-daemon.ts';
@@ -29,7 +31,7 @@ export interface Rig {
 }
 
 export async function startRig(
-  options: { adapters?: string[]; script?: Script; now?: () => number; openMetrics?: boolean } = {},
+  options: { adapters?: string[]; script?: Script; now?: () => number; openMetrics?: boolean; webOnly?: boolean } = {},
 ): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'mf-gateway-'));
   const daemon = await startScriptedDaemon(options);
@@ -37,11 +39,18 @@ export async function startRig(
     url: `file:${join(folder, 'gateway.db')}`,
     migrationsFolder: fileURLToPath(new URL('../../migrations/gateway', import.meta.url)),
   });
+  // Streams are read as on Node in production, or with `fetch` alone as on any other runtime.
+  const agent = options.webOnly === true ? undefined : new Agent({ headersTimeout: 0, bodyTimeout: 0 });
   const logLines: string[] = [];
   const app = createApp({
     db: database.db,
     exclusiveDatabase: true,
-    daemons: { urls: [daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
+    daemons: {
+      urls: [daemon.url],
+      token: DAEMON_TOKEN,
+      fetch: (url, init) => fetch(url, init),
+      ...(agent === undefined ? {} : { post: undiciPost(agent) }),
+    },
     price: PRICE,
     log: createLog({
       level: 'info',
@@ -96,6 +105,7 @@ export async function startRig(
     settled: () => settler.idle(),
     async close() {
       await settler.idle();
+      await agent?.destroy();
       await daemon.stop();
       database.close();
       await rm(folder, { recursive: true, force: true });
