@@ -125,8 +125,10 @@ async function main(config: Config): Promise<void> {
     log.info({ signal }, 'stopping: no new requests, those in flight are finished');
     stopSweeping();
     const force = setTimeout(() => server.closeAllConnections(), limits.shutdownMs);
-    server.closeIdleConnections();
+    // Kept-alive connections become idle one by one as their last answers end.
+    const idle = setInterval(() => server.closeIdleConnections(), 50);
     server.close(async () => {
+      clearInterval(idle);
       clearTimeout(force);
       await Promise.race([app.services.settler.idle(), new Promise((resolve) => setTimeout(resolve, 2_000))]);
       await daemons.close();

@@ -117,7 +117,7 @@ export interface TranslatedChat {
 
 export function translateChat(body: ChatRequest): TranslatedChat {
   checkStreamOptions(body);
-  if (body.modalities != null && body.modalities.some((modality) => modality !== 'text')) {
+  if (body.modalities?.some((modality) => modality !== 'text')) {
     throw badRequest('modalities', 'unsupported_value', "Invalid 'modalities': this server answers with text only.");
   }
   if (body.audio != null)

@@ -37,7 +37,7 @@ export async function createCompletion(services: Services, c: Context<AppEnv>): 
     },
     whole: (head) => {
       const builder = new CompletionAnswerBuilder(engines.length, { n, logprobs: body.logprobs != null });
-      echoes.forEach((text, prompt) => builder.echo(prompt, text));
+      for (const [prompt, text] of echoes.entries()) builder.echo(prompt, text);
       return {
         add: (prompt, event) => builder.add(prompt, event),
         get finished() {

@@ -125,7 +125,7 @@ function encode(base64: string, format: 'float' | 'base64', dimensions: number |
   }
   if (format === 'float') return values;
   const packed = new DataView(new ArrayBuffer(values.length * 4));
-  values.forEach((value, index) => packed.setFloat32(index * 4, value, true));
+  for (const [index, value] of values.entries()) packed.setFloat32(index * 4, value, true);
   let binary = '';
   for (const byte of new Uint8Array(packed.buffer)) binary += String.fromCharCode(byte);
   return btoa(binary);

@@ -1,4 +1,4 @@
-import OpenAI from 'openai';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { sayHello } from '../support/scripted-daemon.ts';
 import { CHAT, type Rig, sseEvents, startRig } from './rig.ts';

@@ -51,7 +51,9 @@ export interface ScriptedDaemon {
   promptTokens: number;
   status: 'ready' | 'starting' | 'degraded' | 'stopping';
   script: Script;
-  /** Deny the connections of every request while true: the process is "down". */
+  /** Accepts connections and answers nothing, like a stopped process. */
+  freeze: boolean;
+  /** The process is gone: connections break, new ones are refused. */
   stop(): Promise<void>;
   restart(): Promise<void>;
   settle(requestId: string, usage: Usage, request: Pick<GenerateRequest, 'price'>): ReceiptSettlement;
@@ -86,6 +88,7 @@ export async function startScriptedDaemon(
     log: [],
     promptTokens: 9,
     status: 'ready',
+    freeze: false,
     script: options.script ?? sayHello,
     model: {
       id: 'tiny-base',
@@ -174,6 +177,7 @@ async function handle(daemon: ScriptedDaemon, request: IncomingMessage, response
   const url = new URL(request.url ?? '/', daemon.url);
   const route = `${request.method} ${url.pathname}`;
   daemon.log.push(route);
+  if (daemon.freeze) return;
   if (request.headers.authorization !== `Bearer ${DAEMON_TOKEN}`)
     return refuse(response, 401, 'unauthorized', 'wrong daemon token');
   if (route === 'POST /generate') return generate(daemon, JSON.parse((await read(request)).toString()), response);
