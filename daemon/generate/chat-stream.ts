@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { ChatPrompt, ParsedMessage, Vocabulary } from '../../addon/types.ts';
+import type { ChatPrompt, ParsedMessage } from '../../addon/types.ts';
 import type { ToolCallDelta } from '../protocol.ts';
 
 export interface ChatDelta {
@@ -11,9 +11,17 @@ export interface ChatDelta {
 /** What a model writes before its reasoning, in the templates that reason. */
 const REASONING_STARTS = ['<think>', '<|channel|>', '<seed:think>', '[THINK]'];
 
-/** Must this answer be parsed from its first token on, whatever it says? */
-export function needsParser(prompt: ChatPrompt, tools: boolean): boolean {
-  return tools || REASONING_STARTS.some((start) => prompt.generationPrompt.includes(start));
+/** Reads answers of one chat. */
+export interface ChatReader {
+  /** The answer must be read from its first token on, whatever it says; else only if it begins with reasoning. */
+  always: boolean;
+  /** The whole text so far; throws or answers null where it can't be read (yet). */
+  parse(text: string, partial: boolean): ParsedMessage | null;
+}
+
+/** Does the template itself begin the reasoning? */
+export function reasons(prompt: ChatPrompt): boolean {
+  return REASONING_STARTS.some((start) => prompt.generationPrompt.includes(start));
 }
 
 /** A plain answer that begins as reasoning does; null: not decided yet. */
@@ -33,15 +41,13 @@ export function beginsReasoning(text: string): boolean | null {
  * begins with what was sent waits until it does again.
  */
 export class ChatStream {
-  private readonly vocabulary: Vocabulary;
-  private readonly prompt: ChatPrompt;
+  private readonly reader: ChatReader;
   private content = '';
   private reasoning = '';
   private calls: { id: string; arguments: string }[] = [];
 
-  constructor(vocabulary: Vocabulary, prompt: ChatPrompt) {
-    this.vocabulary = vocabulary;
-    this.prompt = prompt;
+  constructor(reader: ChatReader) {
+    this.reader = reader;
   }
 
   get hasToolCalls(): boolean {
@@ -75,13 +81,15 @@ export class ChatStream {
   }
 
   private parse(text: string, partial: boolean): ParsedMessage | null {
+    let parsed: ParsedMessage | null = null;
     try {
-      return this.vocabulary.parseChat(text, this.prompt, partial);
+      parsed = this.reader.parse(text, partial);
     } catch {
-      // Half an answer that can't be parsed yet is no error; a whole one that can't be is given as it is.
-      if (partial || this.calls.length > 0 || this.reasoning !== '') return null;
-      return { content: text, reasoningContent: '', toolCalls: [] };
+      // Handled as what can't be read yet.
     }
+    // Half an answer that can't be read yet is no error; a whole one that can't be is given as it is.
+    if (parsed !== null || partial || this.calls.length > 0 || this.reasoning !== '') return parsed;
+    return { content: text, reasoningContent: '', toolCalls: [] };
   }
 }
 

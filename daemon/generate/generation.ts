@@ -14,7 +14,7 @@ import {
   type Usage,
 } from '../protocol.ts';
 import { appendDurably, outputHash, type ReceiptBook, SPLIT_RULE } from './bill.ts';
-import { beginsReasoning, ChatStream, needsParser } from './chat-stream.ts';
+import { beginsReasoning, ChatStream } from './chat-stream.ts';
 import type { PreparedGeneration } from './prepare.ts';
 import { TextStream } from './text-stream.ts';
 
@@ -155,14 +155,13 @@ export class Generation implements JobListener {
   }
 
   private newChoice(): Choice {
-    const { chat, toolsOffered, stops, preserved } = this.prepared;
+    const { reader, stops, preserved } = this.prepared;
     const { vocabulary } = this.context;
     const bytesOf = (token: number) => vocabulary.tokenBytes(token, preserved.has(token));
-    const parsed = chat !== null && needsParser(chat, toolsOffered);
     return {
       text: new TextStream({ stops, bytesOf }),
-      mode: chat === null ? 'plain' : parsed ? 'parsed' : 'undecided',
-      chat: chat === null ? null : new ChatStream(vocabulary, chat),
+      mode: reader === null ? 'plain' : reader.always ? 'parsed' : 'undecided',
+      chat: reader === null ? null : new ChatStream(reader),
       tokens: 0,
       reason: null,
       told: false,

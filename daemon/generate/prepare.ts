@@ -5,6 +5,8 @@ import { DaemonError } from '../errors.ts';
 import { ENGINE_LIMITS, SERVER_LIMITS } from '../limits.ts';
 import type { EmbedRequest, GenerateRequest } from '../protocol.ts';
 import { textPromptHash, tokensPromptHash } from './bill.ts';
+import { type ChatReader, reasons } from './chat-stream.ts';
+import { parsePlainTools, plainTools } from './plain-tools.ts';
 
 export interface AdapterVersion {
   handle: AdapterHandle;
@@ -28,11 +30,10 @@ export interface PreparedGeneration {
   sampler: SamplerOptions;
   maxTokens: number;
   stops: string[];
-  /** Present for chats. */
-  chat: ChatPrompt | null;
+  /** How the answer is read; null: it is text and nothing else. */
+  reader: ChatReader | null;
   /** Special tokens whose text stays in the output because the parser reads it. */
   preserved: Set<number>;
-  toolsOffered: boolean;
 }
 
 /** Rejects with DaemonError, with the status that a caller should see. */
@@ -51,7 +52,8 @@ export async function prepareGeneration(
       'ignore_eos',
     );
   }
-  const chat = request.prompt.kind === 'chat' ? renderChat(request.prompt, schema, vocabulary) : null;
+  const plan = request.prompt.kind === 'chat' ? planChat(request.prompt, schema, vocabulary) : null;
+  const chat = plan?.chat ?? null;
   const { tokens, promptHash } =
     request.prompt.kind === 'chat' && chat !== null
       ? {
@@ -60,7 +62,7 @@ export async function prepareGeneration(
         }
       : readPrompt(request.prompt as Exclude<GenerateRequest['prompt'], { kind: 'chat' }>, vocabulary);
   const maxTokens = roomFor(tokens.length, request.maxTokens ?? null, context.contextTokens);
-  const grammar = chat !== null ? chat.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
+  const grammar = plan !== null ? plan.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
   const sampler: SamplerOptions = {
     ...request.sampling,
     logitBias: checkBias(request.sampling.logitBias, vocabulary.size),
@@ -70,7 +72,7 @@ export async function prepareGeneration(
     grammar,
     grammarLazy: chat?.grammarLazy ?? false,
     grammarTriggers: chat?.grammarTriggers ?? [],
-    grammarPrefill: chat?.generationPrompt ?? '',
+    grammarPrefill: plan?.grammarPrefill ?? '',
   };
   return {
     tokens,
@@ -79,10 +81,8 @@ export async function prepareGeneration(
     sampler,
     maxTokens,
     stops: [...new Set([...request.stop, ...(chat?.stops ?? [])])].filter((stop) => stop !== ''),
-    chat,
+    reader: plan?.reader ?? null,
     preserved: preservedTokens(chat?.preservedTokens ?? [], vocabulary),
-    toolsOffered:
-      request.prompt.kind === 'chat' && request.prompt.tools.length > 0 && request.prompt.toolChoice !== 'none',
   };
 }
 
@@ -128,7 +128,7 @@ export async function prepareEmbedding(
 /** Tokens of a prompt as `/generate` would read it. */
 export function tokenizePrompt(prompt: GenerateRequest['prompt'], vocabulary: Vocabulary): Int32Array {
   if (prompt.kind !== 'chat') return readPrompt(prompt, vocabulary).tokens;
-  const chat = renderChat(prompt, '', vocabulary);
+  const { chat } = planChat(prompt, '', vocabulary);
   return vocabulary.tokenize(chat.prompt, { special: true, addBos: vocabulary.addBos });
 }
 
@@ -143,6 +143,47 @@ export function detokenize(tokens: number[], vocabulary: Vocabulary): string {
     );
   });
   return Buffer.concat(bytes).toString('utf8');
+}
+
+/** How a chat is asked and how its answer is read. */
+interface ChatPlan {
+  chat: ChatPrompt;
+  grammar: string;
+  grammarPrefill: string;
+  reader: ChatReader;
+}
+
+type ChatInput = Extract<GenerateRequest['prompt'], { kind: 'chat' }>;
+
+function planChat(prompt: ChatInput, schema: string, vocabulary: Vocabulary): ChatPlan {
+  const chat = renderChat(prompt, schema, vocabulary);
+  const tools = prompt.tools.length > 0 && prompt.toolChoice !== 'none';
+  if (!tools || chat.grammar !== '' || chat.grammarTriggers.length > 0 || knowsTools(chat, prompt)) {
+    const always = tools || schema !== '' || reasons(chat);
+    const parse = (text: string, partial: boolean) => vocabulary.parseChat(text, chat, partial);
+    return { chat, grammar: chat.grammar, grammarPrefill: chat.generationPrompt, reader: { always, parse } };
+  }
+  const plain = plainTools({
+    messages: prompt.messages,
+    tools: prompt.tools,
+    required: prompt.toolChoice === 'required',
+    parallel: prompt.parallelToolCalls,
+    responseSchema: schema,
+  });
+  const asked = renderChat({ ...prompt, messages: plain.messages, tools: [] }, '', vocabulary);
+  const grammar = schemaGrammar(plain.schema, vocabulary);
+  return { chat: asked, grammar, grammarPrefill: '', reader: { always: true, parse: parsePlainTools } };
+}
+
+/** A template that knows tools writes their names into the prompt. */
+function knowsTools(chat: ChatPrompt, prompt: ChatInput): boolean {
+  const [first] = prompt.tools as { function?: { name?: string } }[];
+  const name = first?.function?.name ?? '';
+  return (
+    name !== '' &&
+    chat.prompt.includes(JSON.stringify(name).slice(1, -1)) &&
+    !JSON.stringify(prompt.messages).includes(name)
+  );
 }
 
 function renderChat(
