@@ -127,6 +127,17 @@ describe('daemon server', () => {
     expect(last(all)).toMatchObject({ type: 'error', error: { code: 'receipt_log_unavailable' } });
   });
 
+  it('computes nothing while no receipt could be stored', async () => {
+    const r = await start();
+    r.block('the disk is full');
+    const response = await r.post('/generate', generateBody());
+    expect(response.status).toBe(503);
+    expect(await response.json()).toMatchObject({ error: { code: 'receipt_log_unavailable' } });
+    expect(r.engine.steps).toBe(0);
+    r.block(null);
+    expect((await r.post('/generate', generateBody())).status).toBe(200);
+  });
+
   it('tries once more when the log was restarting', async () => {
     const r = await start();
     r.receipts.failures = [Object.assign(new Error('restarting'), { code: 'log_unavailable' })];

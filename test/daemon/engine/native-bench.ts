@@ -44,19 +44,19 @@ export class NativeBench {
   readonly folder = mkdtempSync(join(tmpdir(), 'mf-engine-'));
   readonly model: Model;
   readonly endTokens: Int32Array;
-  private readonly registry: Promise<AdapterRegistry>;
+  private registry: Promise<AdapterRegistry> | null = null;
 
   constructor(modelPath: string) {
     this.model = loadModel({ path: modelPath, device: 'cpu' });
     const vocabulary = openVocabulary(modelPath);
     this.endTokens = vocabulary.endTokens;
     vocabulary.close();
-    this.registry = AdapterRegistry.open({ root: join(this.folder, 'store'), base: this.model.info });
   }
 
   async adapter(name: string, options: PeftAdapterOptions): Promise<AdapterHandle> {
     const folder = join(this.folder, name);
     writePeftAdapter(folder, this.model.info, options);
+    this.registry ??= AdapterRegistry.open({ root: join(this.folder, 'store'), base: this.model.info });
     const registry = await this.registry;
     await registry.add({ name, source: folder });
     return registry.handle(name);

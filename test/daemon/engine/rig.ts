@@ -85,6 +85,8 @@ export interface Rig {
   logged: string[];
   /** Makes the next engine step throw. */
   breakEngine(): void;
+  /** What keeps receipts from being stored; null: nothing. */
+  block(why: string | null): void;
   /** Pause before each step, in ms. */
   slow(ms: number): void;
   post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
@@ -110,6 +112,7 @@ export async function startRig(
   });
   let broken = false;
   let delayMs = 0;
+  let blocked: string | null = null;
   const step = engine.step.bind(engine);
   engine.step = (batch) => {
     if (broken) throw new AddonError('compute_failed', 'the double was told to fail');
@@ -170,6 +173,7 @@ export async function startRig(
     metrics,
     log: { info: write, warn: write, error: write },
     version: 'test',
+    blocked: () => blocked,
     health: () => ({
       status: 'ready',
       detail: '',
@@ -192,6 +196,9 @@ export async function startRig(
     logged,
     breakEngine: () => {
       broken = true;
+    },
+    block: (why) => {
+      blocked = why;
     },
     slow: (ms) => {
       delayMs = ms;

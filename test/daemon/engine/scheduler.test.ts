@@ -359,6 +359,22 @@ describe('scheduler', () => {
     assertClean(b);
   });
 
+  it('takes cells from the youngest, never from the oldest', () => {
+    const b = bench({ reserveTokens: 1, prefixCacheShare: 0 }, { kvCells: 100 });
+    const ignore = { ...SAMPLER, ignoreEos: true };
+    for (let id = 0; id < 6; id += 1) {
+      b.loop.submit(job(id, { prompt: Array.from({ length: 8 }, () => id + 1), maxTokens: 80, sampler: ignore }));
+    }
+    while (finishOf(b.events, 0).length === 0) {
+      const before = tokensOf(b.events, 0).length;
+      b.loop.turn();
+      if (before > 0) expect(tokensOf(b.events, 0)).toHaveLength(before + 1);
+    }
+    expect(b.loop.scheduler.stats.preemptions).toBeGreaterThan(0);
+    run(b);
+    assertClean(b);
+  });
+
   it('fails only the request whose adapter or grammar is broken', () => {
     const b = bench({}, { broken: ['bad'] });
     b.loop.submit(job(1, { adapter: handle('bad') }));
