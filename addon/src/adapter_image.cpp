@@ -48,10 +48,20 @@ static int permuted_row(int row, int out, int heads) {
     return row - in + (in < head / 2 ? 2 * in : 2 * (in - head / 2) + 1);
 }
 
+std::vector<int> AdapterImage::shape_of(const Model & model) {
+    std::vector<int> shape = { model.h().layers };
+    for (int t = 0; t < TARGET_COUNT; ++t) {
+        shape.push_back(model.target_in(static_cast<Target>(t)));
+        shape.push_back(model.target_out(static_cast<Target>(t)));
+    }
+    return shape;
+}
+
 std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, const uint8_t * file, std::size_t file_bytes,
                                                         std::vector<AdapterPair> pairs) {
     std::shared_ptr<AdapterImage> image(new AdapterImage());
     const int                     layers = model.h().layers;
+    image->shape_                        = shape_of(model);
     image->sites_.resize(static_cast<std::size_t>(layers) * SITE_COUNT);
     std::sort(pairs.begin(), pairs.end(), [](const AdapterPair & x, const AdapterPair & y) {
         return x.layer != y.layer ? x.layer < y.layer : x.target < y.target;

@@ -50,7 +50,13 @@ class AdapterImage {
     std::size_t         bytes() const { return weights_.size() * sizeof(uint16_t); }
     int                 rank_max() const { return rank_max_; }
 
+    // Whether the image was built for a model of this shape.
+    bool fits(const Model & model) const { return shape_ == shape_of(model); }
+
   private:
+    static std::vector<int> shape_of(const Model & model);
+
+    std::vector<int>         shape_;
     std::vector<SiteWeights> sites_;
     std::vector<uint16_t>    weights_;
     int                      rank_max_ = 0;

@@ -48,11 +48,15 @@ Napi::Value ImageObject::rank_max(const Napi::CallbackInfo & info) {
 }
 
 Napi::Value ImageObject::release(const Napi::CallbackInfo & info) {
+    Finalize(info.Env());
+    return info.Env().Undefined();
+}
+
+void ImageObject::Finalize(Napi::Env env) {
     if (image_ != nullptr) {
         image_ = nullptr;
-        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes_));
+        Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(bytes_));
     }
-    return info.Env().Undefined();
 }
 
 Napi::Function ModelObject::define(Napi::Env env) {

@@ -19,6 +19,8 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> v
     state_(model_->h().layers), bindings_(*model_, state_), slots_(options.slots) {
     const auto & h = model_->h();
     state_.cache   = &cache_;
+    require(vocabulary_->size() <= h.vocabulary, "model_invalid",
+            "the tokenizer has " + std::to_string(vocabulary_->size()) + " tokens, but the model has logits for only " + std::to_string(h.vocabulary));
     if (model_->fused()) {
         const int in_max      = std::max({ h.embedding, h.feed_forward, h.q_width() });
         state_.sums_stride    = static_cast<std::size_t>((in_max / 32 + 15) / 16 * 16);
@@ -37,6 +39,7 @@ void Engine::check_sequence(int sequence) const {
 
 void Engine::set_slot(int slot, std::shared_ptr<const AdapterImage> image) {
     require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid", "there is no adapter slot " + std::to_string(slot));
+    require(image->fits(*model_), "adapter_invalid", "the adapter was built for a model of another shape");
     require(image->rank_max() <= options_.slot_rank_max, "adapter_invalid",
             "the adapter's rank " + std::to_string(image->rank_max()) + " is above the slots' highest, " + std::to_string(options_.slot_rank_max));
     if (gpu_slots_ != nullptr) {

@@ -144,8 +144,11 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
         ggml_tensor * view = ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * ggml_type_size(t->type), t->nb[1], 0);
         return ggml_permute(ctx_, view, 0, 2, 1, 3);
     };
+    if (h_.scales_queries) {
+        q = ggml_scale(ctx_, q, h_.attention_scale);
+    }
     ggml_tensor * out = ggml_flash_attn_ext(ctx_, ggml_permute(ctx_, q, 0, 2, 1, 3), cached(cache_.k(layer)), cached(cache_.v(layer)),
-                                            local ? mask_local : mask, h_.attention_scale, 0.0F, 0.0F);
+                                            local ? mask_local : mask, h_.scales_queries ? 1.0F : h_.attention_scale, 0.0F, 0.0F);
     return ggml_reshape_2d(ctx_, out, h_.q_width(), rows);
 }
 

@@ -100,15 +100,16 @@ Hyperparameters read_hyperparameters(const gguf_context * gguf) {
     h.context_trained = metadata.integer("context_length");
     h.norm_epsilon    = metadata.real("attention.layer_norm_rms_epsilon");
     require(h.layers > 0 && h.layers <= 1024 && h.heads > 0 && h.kv_heads > 0 && h.heads % h.kv_heads == 0 &&
-                h.embedding > 0 && h.feed_forward > 0 && h.context_trained > 0,
+                h.heads <= 4096 && h.embedding > 0 && h.embedding <= (1 << 18) && h.feed_forward > 0 &&
+                h.feed_forward <= (1 << 20) && h.context_trained > 0,
             "model_invalid", "the GGUF file's layer, head or width counts make no sense");
     h.head_dim = metadata.integer_or("attention.key_length", h.embedding / h.heads);
     require(metadata.integer_or("attention.value_length", h.head_dim) == h.head_dim, "architecture_unsupported",
             "models whose key and value heads differ in size are not supported");
-    require(h.head_dim % 16 == 0 && h.head_dim <= 512, "architecture_unsupported",
+    require(h.head_dim > 0 && h.head_dim % 16 == 0 && h.head_dim <= 512, "architecture_unsupported",
             "head sizes must be a multiple of 16 up to 512, this model has " + std::to_string(h.head_dim));
     h.rope_dimensions = metadata.integer_or("rope.dimension_count", h.head_dim);
-    require(h.rope_dimensions <= h.head_dim && h.rope_dimensions % 2 == 0, "model_invalid", "rope.dimension_count makes no sense");
+    require(h.rope_dimensions > 0 && h.rope_dimensions <= h.head_dim && h.rope_dimensions % 2 == 0, "model_invalid", "rope.dimension_count makes no sense");
     h.rope_base             = metadata.real_or("rope.freq_base", 10000.0F);
     const std::string scale = metadata.text_or("rope.scaling.type", "none");
     if (scale == "linear") {

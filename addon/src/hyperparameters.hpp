@@ -29,6 +29,7 @@ struct Hyperparameters {
     float            rope_base       = 10000.0F;
     float            rope_scale      = 1.0F;  // frequency scale
     float            attention_scale = 1.0F;
+    bool             scales_queries  = false;  // the scale is applied to the queries, before the product with the keys
     Activation       activation      = Activation::silu;
     float            embedding_scale = 1.0F;
     float            final_softcap   = 0.0F;

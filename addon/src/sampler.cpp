@@ -10,6 +10,8 @@
 namespace mf {
 
 static constexpr float NEVER = -std::numeric_limits<float>::infinity();
+// Below this a temperature is greedy: dividing logits by it would leave the range of float32.
+static constexpr float TEMPERATURE_MIN = 1e-6F;
 
 Sampler::Sampler(std::shared_ptr<const Vocabulary> vocabulary, SamplerOptions options) :
     vocabulary_(std::move(vocabulary)), options_(std::move(options)), size_(vocabulary_->size()), random_(options_.seed) {
@@ -96,7 +98,8 @@ int32_t Sampler::pick(const float * logits) {
     const Kernels & k    = kernels();
     float           best = 0;
     const int       top  = k.argmax(logits, size_, &best);
-    if (options_.temperature <= 0.0F || !std::isfinite(best)) {
+    require(std::isfinite(best), "compute_failed", "the model's output is not a number; the adapter's weights may be too large");
+    if (options_.temperature < TEMPERATURE_MIN) {
         return top;
     }
     const float inverse = 1.0F / options_.temperature;

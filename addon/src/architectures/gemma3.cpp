@@ -10,6 +10,7 @@ void describe_gemma3(const Metadata & metadata, Hyperparameters & h) {
     h.qk_norm         = true;
     h.post_norms      = true;
     h.activation      = Activation::gelu;
+    h.scales_queries  = true;
     h.embedding_scale = std::sqrt(static_cast<float>(h.embedding));
     h.final_softcap   = metadata.real_or("final_logit_softcapping", 0.0F);
     if (h.layers == 62) {  // the 27B model scales by the width per head instead of the head size

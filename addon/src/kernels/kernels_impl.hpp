@@ -221,6 +221,16 @@ void attention(const AttentionBlock & b, float * scratch) {
     first           = first < 0 ? 0 : first - first % ATTENTION_TILE;  // the same tiles whatever the batch
     for (int tile = first; tile <= last; tile += ATTENTION_TILE) {
         const int keys = last + 1 - tile < ATTENTION_TILE ? last + 1 - tile : ATTENTION_TILE;
+        // Cells lie anywhere, which no hardware prefetcher foresees: ask for the next tile while this one is computed.
+        const int ahead = last + 1 - tile - ATTENTION_TILE;
+        for (int k = 0; k < (ahead < ATTENTION_TILE ? ahead : ATTENTION_TILE); ++k) {
+            const std::size_t size = b.cache_f32 ? 4 : 2;
+            const std::size_t at   = (static_cast<std::size_t>(b.cells[tile + ATTENTION_TILE + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d) * size;
+            for (std::size_t line = 0; line < static_cast<std::size_t>(d) * size; line += 64) {
+                __builtin_prefetch(static_cast<const char *>(b.k) + at + line);
+                __builtin_prefetch(static_cast<const char *>(b.v) + at + line);
+            }
+        }
         for (int k = 0; k < keys; ++k) {
             const std::size_t at =
                 static_cast<std::size_t>(b.cells[tile + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d;
