@@ -46,7 +46,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   const daemonToken = env.MODELFACTORY_DAEMON_TOKEN ?? '';
   if (daemonToken.length < 32) {
     throw new ConfigError(
-      'MODELFACTORY_DAEMON_TOKEN must hold the secret shared with the daemon, at least 32 characters (`openssl rand -hex 32`). There is no default.',
+      'MODELFACTORY_DAEMON_TOKEN must hold the secret shared with the daemon, at least 32 characters (`openssl rand -hex 32`); a daemon already running on this data folder has put its own into keys/daemon.token. There is no default.',
     );
   }
   const prices = {
@@ -67,6 +67,6 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     price: checked.data,
     openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
     supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
-    logLevel: env.MODELFACTORY_LOG || 'info',
+    logLevel: env.MODELFACTORY_LOG_LEVEL || 'info',
   };
 }

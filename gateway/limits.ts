@@ -48,10 +48,10 @@ export const limits = {
 
   /** After a client hung up: how often and how long the daemon is asked for the final cost. */
   settlementPollMs: 20,
-  settlementPollMsMax: 1_000,
-  settlementPollsMax: 120,
+  settlementPollMsMax: 500,
+  settlementPollsMax: 200,
   /** So many 404s in a row from a daemon that answers mean: there is no receipt and will be none (about 5 s). */
-  settlementAbsencesMax: 14,
+  settlementAbsencesMax: 20,
   /** A reservation older than this is settled by the sweep, whatever became of its request. */
   reservationDeadlineMs: 30 * 60_000,
   sweepEveryMs: 60_000,

@@ -141,11 +141,25 @@ async function main(config: Config): Promise<void> {
   process.on('SIGINT', stop);
 }
 
+/** A daemon on this machine that was given no token has made one, in a file that only its user can read. */
+function localDaemonToken(dataDir: string): string | undefined {
+  try {
+    return readFileSync(join(dataDir, 'keys', 'daemon.token'), 'utf8').trim();
+  } catch {
+    return undefined;
+  }
+}
+
 /** sysexits.h: wrong configuration. The supervisor does not try again after it. */
 const EXIT_CONFIG = 78;
 
 try {
-  await main(readConfig(process.env));
+  await main(
+    readConfig({
+      MODELFACTORY_DAEMON_TOKEN: localDaemonToken(process.env.MODELFACTORY_DATA || './data'),
+      ...process.env,
+    }),
+  );
 } catch (error) {
   const misconfigured = error instanceof ConfigError;
   const detail = error instanceof Error ? error.stack : String(error);

@@ -191,8 +191,10 @@ class Run {
   }
 
   close(): void {
-    const { promptTokens, completionTokens } = this.usage();
     this.#admission.release(this.#generations.reduce((sum, generation) => sum + generation.tokensUsed(), 0));
+    // Where an end was not seen, the settler logs what it finds out.
+    if (this.#generations.some(({ usage }) => usage === null)) return;
+    const { promptTokens, completionTokens } = this.usage();
     this.#record.promptTokens = promptTokens;
     this.#record.completionTokens = completionTokens;
     this.#record.costMicros = this.#generations.reduce((sum, generation) => sum + generation.costMicros, 0);
@@ -205,7 +207,7 @@ export function writeRecord(services: Services, record: RequestRecord): void {
   services.metrics.end(record, now);
   const { cause, startedAt, deferred: _, ...fields } = record;
   const line = { ...fields, durationMs: now - startedAt, ...(cause === undefined ? {} : { err: cause }) };
-  if (record.status >= 500 || (record.code != null && record.status === 200))
-    services.log.error(line, 'request failed');
+  const broken = record.status === 200 && record.code != null && record.code !== 'client_disconnected';
+  if (record.status >= 500 || broken) services.log.error(line, 'request failed');
   else services.log.info(line, 'request');
 }

@@ -45,6 +45,10 @@ export class Settler {
         const settlement = await client.settlement(requestId);
         if (settlement !== null) {
           await this.#ledger.post(requestId, { ...settlement, model });
+          this.#log.info(
+            { requestId, model, costMicros: settlement.costMicros, ...settlement.usage },
+            'settled from the receipt log',
+          );
           return;
         }
         absences += 1;
@@ -58,7 +62,7 @@ export class Settler {
         if (poll === 0) this.#log.warn({ requestId, err: error }, 'the daemon cannot say yet what a request cost');
       }
       await new Promise((resolve) => setTimeout(resolve, pollMs));
-      pollMs = Math.min(pollMs * 1.5, limits.settlementPollMsMax);
+      pollMs = Math.min(pollMs * 1.3, limits.settlementPollMsMax);
     }
     this.#log.warn({ requestId }, 'no daemon could say what a request cost; its reservation waits for the sweep');
   }

@@ -41,16 +41,19 @@ export async function logTile(services: Services, c: Context<AppEnv>): Promise<R
 
 const SIZE = /^\d{1,15}$/;
 
+/** `to` may be left out: the tree as it is now. */
 export async function logConsistency(services: Services, c: Context<AppEnv>): Promise<Response> {
   const from = c.req.query('from') ?? '';
-  const to = c.req.query('to') ?? '';
-  for (const [param, value] of Object.entries({ from, to })) {
-    if (!SIZE.test(value))
+  const to = c.req.query('to');
+  for (const [param, value] of [['from', from] as const, ['to', to ?? '0'] as const]) {
+    if (!SIZE.test(value)) {
       throw new ApiError(400, 'invalid_request_error', 'invalid_value', `Invalid '${param}': give a tree size.`, {
         param,
       });
+    }
   }
-  return relay(services, c, `/log/consistency?from=${from}&to=${to}`, 'public, max-age=300');
+  const query = to === undefined ? `from=${from}` : `from=${from}&to=${to}`;
+  return relay(services, c, `/log/consistency?${query}`, to === undefined ? 'no-cache' : 'public, max-age=300');
 }
 
 export async function getReceipt(services: Services, c: Context<AppEnv>): Promise<Response> {
