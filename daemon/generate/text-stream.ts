@@ -80,11 +80,7 @@ export class TextStream {
       this.release(this.held.length);
       return false;
     }
-    let at = -1;
-    for (const stop of this.stops) {
-      const found = this.held.indexOf(stop);
-      if (found >= 0 && (at < 0 || found < at)) at = found;
-    }
+    const at = this.firstStop();
     if (at < 0) {
       this.release(this.held.length - this.undecided());
       return false;
@@ -97,6 +93,24 @@ export class TextStream {
     this.held = '';
     this.done = true;
     return true;
+  }
+
+  /**
+   * Where the stop string begins that is complete first, −1 if none is: a generation ends at the first character that
+   * completes any stop string, however tokens are cut. Of several that end there the longest is taken away whole.
+   */
+  private firstStop(): number {
+    let at = -1;
+    let end = Number.POSITIVE_INFINITY;
+    for (const stop of this.stops) {
+      const found = this.held.indexOf(stop);
+      if (found < 0) continue;
+      const foundEnd = found + stop.length;
+      if (foundEnd > end || (foundEnd === end && found > at)) continue;
+      at = found;
+      end = foundEnd;
+    }
+    return at;
   }
 
   /** Length of the longest end of the held text that a stop string begins with. */

@@ -38,6 +38,16 @@ function cut(bytes: Uint8Array, sizes: number[]): Uint8Array[] {
   return tokens;
 }
 
+/** The definition: read one character after the other and end as soon as what was read ends with a stop string. */
+function readCharacterwise(text: string, stops: string[]): [stopped: boolean, text: string] {
+  for (let end = 1; end <= text.length; end += 1) {
+    const read = text.slice(0, end);
+    const lengths = stops.filter((stop) => read.endsWith(stop)).map((stop) => stop.length);
+    if (lengths.length > 0) return [true, read.slice(0, end - Math.max(...lengths))];
+  }
+  return [false, text];
+}
+
 const sizes = fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 6 });
 
 describe('text of a token stream', () => {
@@ -60,15 +70,28 @@ describe('text of a token stream', () => {
         fc.array(fc.string({ unit: fc.constantFrom('a', 'b', '€'), minLength: 1, maxLength: 4 }), { maxLength: 3 }),
         sizes,
         (text, stops, by) => {
-          const found = stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-          const expected = found.length === 0 ? text : text.slice(0, Math.min(...found));
+          const [cutAt, expected] = readCharacterwise(text, stops);
           const { pieces, stopped } = feed(cut(Buffer.from(text), by), stops);
           expect(pieces.join('')).toBe(expected);
-          expect(stopped >= 0).toBe(found.length > 0);
+          expect(stopped >= 0).toBe(cutAt);
         },
       ),
-      { numRuns: 2000 },
+      {
+        numRuns: 2000,
+        examples: [
+          ['€b€', ['b', '€b€'], [1]],
+          ['€b€', ['b', '€b€'], [7]],
+          ['aab', ['b', 'ab'], [5]],
+        ],
+      },
     );
+  });
+
+  it('of overlapping stop strings the one complete first ends the text, of those ending together the longest', () => {
+    const whole = [Buffer.from('xabcd')];
+    expect(feed(whole, ['abcd', 'bc']).text).toBe('xa');
+    expect(feed(whole, ['c', 'abc']).text).toBe('x');
+    expect(feed(cut(whole[0] as Buffer, [1]), ['abcd', 'bc']).text).toBe('xa');
   });
 
   it('gives out what was held back when it turns out to be no stop string', () => {
