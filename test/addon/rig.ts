@@ -1,5 +1,5 @@
 /** What the addon's tests share: tiny models, random adapters, batches put together row by row, and measures of agreement. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -214,4 +214,16 @@ export function errorCode(f: () => unknown): AddonErrorCode {
     throw error;
   }
   throw new Error('nothing was thrown');
+}
+
+/**
+ * Whether a row of a product with quantised weights has the same bytes whatever else is in the step. Tried with every x86
+ * variant of ggml's CPU library up to Zen 4: so it is with AVX2 and above (repacked kernels for one row and for many add
+ * alike); with AVX alone a step of a single row rounds differently. Float weights: a step of a single row rounds
+ * differently with AVX and above. Not known for AMX and for other processors.
+ */
+export function quantisedRowsStandAlone(): boolean {
+  if (process.arch !== 'x64' || process.platform !== 'linux') return false;
+  const flags = /^flags\s*:.*$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[0] ?? '';
+  return /\bavx2\b/.test(flags) && !/\bamx_int8\b/.test(flags);
 }
