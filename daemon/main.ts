@@ -114,14 +114,23 @@ async function main(): Promise<void> {
     root: join(config.dataDir, 'adapters'),
     base: inspected.shape,
     placeOf: (adapter) => engine?.place(adapter),
+    inUse: (adapter) => engine?.uses(adapter) ?? false,
   });
   for (const { name, message } of registry.broken) log.warn({ adapter: name, cause: message }, 'an adapter is damaged');
-  const names = new Map(registry.list().map((adapter) => [adapter.digest, adapter.name]));
+  // The same weights may have several names.
+  const names = new Map<string, Set<string>>();
+  const addName = (adapter: string, name: string) => names.set(adapter, (names.get(adapter) ?? new Set()).add(name));
+  const dropName = (adapter: string, name: string) => {
+    names.get(adapter)?.delete(name);
+    if (names.get(adapter)?.size === 0) names.delete(adapter);
+  };
+  for (const adapter of registry.list()) addName(adapter.digest, adapter.name);
 
   const metrics = new Metrics();
   const started = await EngineClient.start(engineSettings(config, path), ENGINE_LIMITS, {
     step: (report, gauges) => metrics.step(report, gauges),
     places: (places, counters, loads) => metrics.places(places, counters, loads, (adapter) => names.get(adapter)),
+    released: (adapter) => registry.released(adapter),
     crash: (message) => {
       log.fatal({ cause: message }, 'the engine failed');
       void stop('The engine failed; the daemon starts again.', EXIT_SOFTWARE);
@@ -130,12 +139,10 @@ async function main(): Promise<void> {
   engine = started.client;
   const running = started.client;
   registry.on('added', (adapter, replaced) => {
-    if (replaced !== null && names.get(replaced) === adapter.name) names.delete(replaced);
-    names.set(adapter.digest, adapter.name);
+    if (replaced !== null) dropName(replaced, adapter.name);
+    addName(adapter.digest, adapter.name);
   });
-  registry.on('removed', (name, adapter) => {
-    if (names.get(adapter) === name) names.delete(adapter);
-  });
+  registry.on('removed', (name, adapter) => dropName(adapter, name));
   registry.on('unreferenced', (adapter) => running.forget(adapter));
   const pin = (adapter: string, pinned: boolean) =>
     running.pin(adapter, pinned).catch((error) => log.warn({ err: error, adapter }, 'an adapter could not be pinned'));

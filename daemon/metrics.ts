@@ -90,12 +90,12 @@ export class Metrics {
     }
   }
 
-  /** `nameOf`: the adapter's name, or undefined for a version that no name points to any more. */
+  /** `namesOf`: the adapter's names, or undefined for a version that no name points to any more. */
   places(
     places: AdapterPlace[],
     counters: TierCounters,
     loads: AdapterLoad[],
-    nameOf: (digest: string) => string | undefined,
+    namesOf: (digest: string) => Iterable<string> | undefined,
   ): void {
     this.adapterLoaded.reset();
     let bytes = 0;
@@ -103,7 +103,8 @@ export class Metrics {
     for (const place of places) {
       bytes += place.bytes;
       levels[place.tier] += 1;
-      this.adapterLoaded.set({ adapter: nameOf(place.digest) ?? place.digest.slice(0, 12), level: place.tier }, 1);
+      for (const adapter of namesOf(place.digest) ?? [place.digest.slice(0, 12)])
+        this.adapterLoaded.set({ adapter, level: place.tier }, 1);
     }
     this.adaptersLoaded.set({ level: 'slot' }, levels.slot);
     this.adaptersLoaded.set({ level: 'host' }, levels.host);
