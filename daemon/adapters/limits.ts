@@ -3,6 +3,8 @@ export const ADAPTER_LIMITS = {
   /** Weights file. Rank 256 in f32 on all layers of a 7B model has 2.6 GB; half precision or a lower rank fits. */
   fileBytesMax: 2 * 1024 * 1024 * 1024,
   configBytesMax: 256 * 1024,
+  /** `pairs.json`: about 170 bytes a pair, two tensors each. */
+  pairsBytesMax: 4 * 1024 * 1024,
   /** JSON header of a safetensors file: about 130 bytes a tensor. */
   headerBytesMax: 4 * 1024 * 1024,
   tensorsMax: 20_000,

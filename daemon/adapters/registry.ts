@@ -22,6 +22,8 @@ export interface RegistryOptions extends StoreOptions {
   hub?: HubOptions;
   /** Where the engine says an adapter is; undefined: only on disk. */
   placeOf?: (digest: string) => { tier: AdapterTier } | undefined;
+  /** Whether requests in the engine, waiting ones included, still want it; its files stay until `released` is told. */
+  inUse?: (digest: string) => boolean;
 }
 
 export interface RegistryEvents {
@@ -29,7 +31,7 @@ export interface RegistryEvents {
   added: [adapter: Adapter, replaced: string | null];
   removed: [name: string, digest: string];
   pinned: [digest: string, pinned: boolean];
-  /** No name means this adapter any more; its files are about to go. The engine should forget it. */
+  /** No name means this adapter any more; its files go when nobody uses them. The engine should forget it. */
   unreferenced: [digest: string];
 }
 
@@ -45,6 +47,11 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
   private readonly placeOf: NonNullable<RegistryOptions['placeOf']>;
   private readonly summaries = new Map<string, AdapterSummary>();
   private readonly handles = new LRUCache<string, AdapterHandle>({ max: HANDLES_MAX });
+  private readonly inUse: NonNullable<RegistryOptions['inUse']>;
+  /** Digests whose handles are being made, with how many wait for each. */
+  private readonly opening = new Map<string, number>();
+  /** Digests that no name means but somebody still uses. */
+  private readonly retired = new Set<string>();
   /** Changes happen one after the other: imports stream beside them, names and directories change here. */
   private queue: Promise<unknown> = Promise.resolve();
   /** Names whose files are gone or damaged, with why; they are not listed. */
@@ -56,6 +63,7 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     this.names = names;
     this.hub = options.hub ?? {};
     this.placeOf = options.placeOf ?? (() => undefined);
+    this.inUse = options.inUse ?? (() => false);
   }
 
   /** `names.json` lies in the adapters' root. Removes directories that no name means. */
@@ -117,13 +125,38 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
 
   /** What a request to the engine carries. @throws AdapterError `not_found`, or why the files cannot be served */
   async handle(name: string): Promise<AdapterHandle> {
-    const { digest } = this.known(name).entry;
+    const { entry, summary } = this.known(name);
+    const { digest } = entry;
     const cached = this.handles.get(digest);
     if (cached) return cached;
-    const handle = await this.store.handle(digest);
-    // A removal may have come between; nobody would clear it away.
-    if (this.names.isReferenced(digest)) this.handles.set(digest, handle);
-    return handle;
+    // Its files must not go before the request has reached the engine, which then says that it is in use.
+    this.opening.set(digest, (this.opening.get(digest) ?? 0) + 1);
+    try {
+      const handle = await this.store.handle(digest, summary);
+      // A removal may have come between; nobody would clear it away.
+      if (this.names.isReferenced(digest)) this.handles.set(digest, handle);
+      return handle;
+    } finally {
+      const left = (this.opening.get(digest) ?? 1) - 1;
+      if (left > 0) this.opening.set(digest, left);
+      else this.opening.delete(digest);
+      // Whoever has the handle acts on it before this turn of the event loop ends.
+      if (this.retired.has(digest)) setImmediate(() => this.released(digest));
+    }
+  }
+
+  /** The last request that used an adapter has ended: if no name means it any more, its files go. */
+  released(digest: string): void {
+    if (!this.retired.has(digest) || this.isUsed(digest)) return;
+    this.change(async () => {
+      if (this.isUsed(digest) || !this.retired.delete(digest)) return;
+      await this.store.remove(digest);
+      // What is left behind is cleared away at the next start.
+    }).catch(() => {});
+  }
+
+  private isUsed(digest: string): boolean {
+    return this.opening.has(digest) || this.inUse(digest);
   }
 
   /** Requests in flight finish on the weights they have. @throws AdapterError `not_found` */
@@ -180,6 +213,7 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
           throw error;
         }
         this.summaries.set(digest, summary);
+        this.retired.delete(digest);
         const replaced = before && before.digest !== digest ? before.digest : null;
         const adapter = this.describe(name, { entry, summary });
         this.emit('added', adapter, replaced);
@@ -196,12 +230,13 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     }
   }
 
-  /** Removes the files of an adapter that no name means any more. */
+  /** Removes the files of an adapter that no name means any more, at once or when the last request for it has ended. */
   private async collect(digest: string): Promise<void> {
     if (this.names.isReferenced(digest)) return;
     this.handles.delete(digest);
     if (this.summaries.delete(digest)) this.emit('unreferenced', digest);
-    await this.store.remove(digest);
+    if (this.isUsed(digest)) this.retired.add(digest);
+    else await this.store.remove(digest);
   }
 
   private checkName(name: string, replace: boolean): void {

@@ -1,6 +1,6 @@
 /**
- * Adapters on disk: `<root>/<digest>/` holds the files as they came and `adapter.json`, a summary. A directory with a
- * digest for a name is always whole: imports are made beside it and renamed.
+ * Adapters on disk: `<root>/<digest>/` holds the files as they came, `adapter.json`, a summary, and `pairs.json`, where
+ * the weights lie in the file. A directory with a digest for a name is always whole: imports are made beside it and renamed.
  */
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
@@ -14,6 +14,7 @@ import { syncDirectory } from './durable.ts';
 import { AdapterError, fromFileError } from './errors.ts';
 import { readGgufLora } from './gguf-lora.ts';
 import { ADAPTER_LIMITS } from './limits.ts';
+import { decodePairs, encodePairs, PAIRS_FILE } from './pair-table.ts';
 import type { ParsedAdapter } from './parsed.ts';
 import { parsePeft } from './peft.ts';
 import { parseSafetensorsHeader, safetensorsHeaderBytes } from './safetensors.ts';
@@ -107,7 +108,7 @@ export class AdapterStore {
     try {
       await mkdir(directory);
       const bytes = await this.receiveAll(directory, files);
-      const { parsed, digest } = await this.understand(directory);
+      const { parsed, digest, fileBytes } = await this.understand(directory);
       const summary: AdapterSummary = {
         version: 1,
         digest,
@@ -121,6 +122,8 @@ export class AdapterStore {
       };
       const content = Readable.from([Buffer.from(JSON.stringify(summary, null, 2))]);
       await this.receive(directory, { name: SUMMARY_FILE, content }, ADAPTER_LIMITS.configBytesMax);
+      const pairs = Readable.from([Buffer.from(encodePairs(parsed.pairs, { digest, fileBytes, base: this.base }))]);
+      await this.receive(directory, { name: PAIRS_FILE, content: pairs }, ADAPTER_LIMITS.pairsBytesMax);
       await syncDirectory(directory);
       return { summary, discard, publish: () => this.publish(directory, summary) };
     } catch (error) {
@@ -146,15 +149,24 @@ export class AdapterStore {
   }
 
   /**
-   * What the engine needs to bring the weights in. The headers are read and checked anew each time: the files may have
-   * been damaged since, and the base may be another one.
+   * What the engine needs to bring the weights in: from `pairs.json` where that is sound and the weights file has the size
+   * that it had, else from the file's header, read and checked anew (the file was damaged, or the base is another one).
+   * `known`: the adapter's summary, where the caller has it.
    * @throws AdapterError
    */
-  async handle(digest: string): Promise<AdapterHandle> {
-    const { format } = await this.summary(digest);
+  async handle(digest: string, known?: AdapterSummary): Promise<AdapterHandle> {
     const directory = this.directory(digest);
-    const { pairs } = await this.parse(directory, format);
-    return { digest, file: join(directory, format === 'peft' ? PEFT_WEIGHTS_FILE : GGUF_FILE), pairs };
+    const { format } = known ?? (await this.summary(digest));
+    const file = join(directory, weightsFile(format));
+    const [text, fileBytes] = await Promise.all([
+      readFile(join(directory, PAIRS_FILE), 'utf8').catch(() => ''),
+      stat(file).then(
+        ({ size }) => size,
+        () => -1,
+      ),
+    ]);
+    const pairs = decodePairs(text, { digest, fileBytes, base: this.base });
+    return { digest, file, pairs: pairs ?? (await this.parse(directory, format)).pairs };
   }
 
   /** Gone at once under its name; no error if it was not there. */
@@ -234,16 +246,16 @@ export class AdapterStore {
 
   private async understand(
     directory: string,
-  ): Promise<{ parsed: ParsedAdapter & { baseHint: string }; digest: string }> {
+  ): Promise<{ parsed: ParsedAdapter & { baseHint: string }; digest: string; fileBytes: number }> {
     const format = await stat(join(directory, GGUF_FILE)).then(
       () => 'gguf' as const,
       () => 'peft' as const,
     );
     const parsed = await this.parse(directory, format);
-    const file = await open(join(directory, format === 'peft' ? PEFT_WEIGHTS_FILE : GGUF_FILE), 'r');
+    const file = await open(join(directory, weightsFile(format)), 'r');
     try {
       const { size } = await file.stat();
-      return { parsed, digest: await digestWeights(file, size, parsed, this.base) };
+      return { parsed, digest: await digestWeights(file, size, parsed, this.base), fileBytes: size };
     } finally {
       await file.close();
     }
@@ -265,6 +277,10 @@ export class AdapterStore {
     await syncDirectory(this.root);
     return summary;
   }
+}
+
+function weightsFile(format: AdapterSummary['format']): string {
+  return format === 'peft' ? PEFT_WEIGHTS_FILE : GGUF_FILE;
 }
 
 /** @throws AdapterError */

@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import type { ModelInfo } from '../../addon/types.ts';
-import { DaemonError } from '../errors.ts';
+import { DaemonError, invariant } from '../errors.ts';
 import type {
   AdapterLoad,
   AdapterPlace,
@@ -32,6 +32,8 @@ export interface EngineTransport {
 export interface EngineObserver {
   step?(report: StepReport, gauges: EngineGauges): void;
   places?(places: AdapterPlace[], counters: TierCounters, loads: AdapterLoad[]): void;
+  /** The last job or move that wanted this adapter version has ended. */
+  released?(digest: string): void;
   /** The engine is gone for good; those in flight have been told. */
   crash?(message: string): void;
 }
@@ -77,6 +79,8 @@ export class EngineClient {
   private readonly calls = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   private readonly waitingOf = new Map<string, number>();
   private readonly forgetting = new Set<string>();
+  /** Jobs and moves under way, by adapter version. */
+  private readonly users = new Map<string, number>();
   private waiting = 0;
   private ids = 0;
   private gone: DaemonError | null = null;
@@ -165,6 +169,7 @@ export class EngineClient {
       left: choices,
       started: false,
     });
+    if (job.adapter !== null) this.use(job.adapter.digest);
     this.waiting += choices;
     this.waitingOf.set(visibility, mine + choices);
     this.transport.post({ type: 'submit', job: { ...job, job: id } });
@@ -176,21 +181,29 @@ export class EngineClient {
     if (this.jobs.has(job)) this.transport.post({ type: 'abort', job, choice });
   }
 
-  move(adapter: AdapterHandle, to: 'slot' | 'host' | 'disk'): Promise<void> {
-    return this.call((call) => ({ type: 'move', call, adapter, to }));
+  async move(adapter: AdapterHandle, to: 'slot' | 'host' | 'disk'): Promise<void> {
+    this.use(adapter.digest);
+    try {
+      await this.call((call) => ({ type: 'move', call, adapter, to }));
+    } finally {
+      this.letGo(adapter.digest);
+    }
+  }
+  /** Whether jobs or moves under way, waiting ones included, want this adapter version. */
+  uses(digest: string): boolean {
+    return this.users.has(digest);
   }
   pin(digest: string, pinned: boolean): Promise<void> {
     return this.call((call) => ({ type: 'pin', call, digest, pinned }));
   }
   /** No name means this version any more. It goes when the last job that uses it has ended. */
   forget(digest: string): void {
-    for (const running of this.jobs.values()) {
-      if (running.digest === digest) {
-        this.forgetting.add(digest);
-        return;
-      }
-    }
-    if (this.gone === null) this.transport.post({ type: 'forget', digest });
+    if (this.users.has(digest)) this.forgetting.add(digest);
+    else if (this.gone === null) this.transport.post({ type: 'forget', digest });
+  }
+  /** A name means this version again: what `forget` has put off is not done. */
+  remember(digest: string): void {
+    this.forgetting.delete(digest);
   }
 
   /** Fails what is in flight with `shutting_down` and ends the thread. */
@@ -280,7 +293,23 @@ export class EngineClient {
     if (running === undefined) return;
     this.countStart(running);
     this.jobs.delete(job);
-    if (running.digest !== null && this.forgetting.delete(running.digest)) this.forget(running.digest);
+    if (running.digest !== null) this.letGo(running.digest);
+  }
+
+  private use(digest: string): void {
+    this.users.set(digest, (this.users.get(digest) ?? 0) + 1);
+  }
+
+  private letGo(digest: string): void {
+    const left = (this.users.get(digest) ?? 0) - 1;
+    invariant(left >= 0, 'an adapter is let go as often as it is used');
+    if (left > 0) {
+      this.users.set(digest, left);
+      return;
+    }
+    this.users.delete(digest);
+    if (this.forgetting.delete(digest)) this.forget(digest);
+    this.observer.released?.(digest);
   }
 
   private call(message: (call: number) => ToEngine): Promise<void> {

@@ -1,4 +1,13 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -117,6 +126,28 @@ describe('daemon process', () => {
     expect((await d.call('POST', '/adapters/a1/pin')).status).toBe(503);
     const metrics = await (await d.call('GET', '/metrics')).text();
     expect(metrics).toContain('modelfactory_adapter_loaded{adapter="a1",level="slot"} 1');
+  });
+
+  it('serves requests that waited for an adapter which was removed or replaced meanwhile, then clears its files away', async () => {
+    // One slot, and host memory for one adapter: who waits must read its weights from disk when its turn comes.
+    const targets = Object.values(model.targets);
+    const oneRank = model.layers * targets.reduce((sum, size) => sum + size.in + size.out, 0) * 2;
+    const d = await start({ MODELFACTORY_SLOTS: '1', MODELFACTORY_ADAPTER_HOST_BYTES: String(9 * oneRank) });
+    const adapters: Adapter[] = [];
+    for (const seed of [1, 2, 3]) adapters.push(await json<Adapter>(add(d, `w${seed}`, seed)));
+    const long = await begin(await d.generate(body({ adapter: 'w1', maxTokens: 900 })));
+    const waiting = ['w2', 'w3', 'w2'].map((adapter) =>
+      d.generate(body({ adapter, callerHash: 'e'.repeat(64) })).then(readEvents),
+    );
+    await expect.poll(async () => (await json<DaemonHealth>(d.call('GET', '/health'))).queue.waiting).toBe(3);
+    expect((await d.call('DELETE', '/adapters/w2')).status).toBe(200);
+    expect((await add(d, 'w3', 4, true)).status).toBe(200);
+    for (const events of await Promise.all(waiting)) expect(last(events)).toMatchObject({ type: 'end' });
+    expect(last(await long.rest()).type).toBe('end');
+    const root = join(folder, `data${folders}`, 'adapters');
+    await expect
+      .poll(() => readdirSync(root).filter((name) => adapters.slice(1).some(({ digest }) => digest === name)))
+      .toEqual([]);
   });
 
   it('takes an adapter as an upload', async () => {

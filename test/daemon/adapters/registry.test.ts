@@ -77,6 +77,45 @@ describe('adding', () => {
     expect(events).toEqual(['added a', 'added b', 'removed a', 'removed b', 'unreferenced']);
   });
 
+  test('what requests still want keeps its files until the last of them has ended', async () => {
+    const used = new Set<string>();
+    const registry = await openRegistry({ inUse: (digest) => used.has(digest) });
+    const events = eventsOf(registry);
+    const first = await registry.add({ name: 'poet', source: source(1) });
+    const { file } = await registry.handle('poet');
+    used.add(first.digest);
+    const second = await registry.add({ name: 'poet', source: source(2), replace: true });
+    expect(readFileSync(file).length).toBeGreaterThan(0);
+    expect(events).toEqual(['added poet', 'added poet replacing', 'unreferenced']);
+    registry.released(first.digest);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(directories(), 'still in use').toContain(first.digest);
+
+    // Meanwhile a name means the old weights again: they stay for good.
+    await registry.add({ name: 'old', source: source(1) });
+    used.delete(first.digest);
+    registry.released(first.digest);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(directories().sort()).toEqual([first.digest, second.digest].sort());
+
+    used.add(first.digest);
+    await registry.remove('old');
+    expect(directories()).toContain(first.digest);
+    used.delete(first.digest);
+    registry.released(first.digest);
+    await expect.poll(directories).toEqual([second.digest]);
+  });
+
+  test('removing an adapter while its handle is being made leaves the handle good, and the files go afterwards', async () => {
+    const registry = await openRegistry();
+    for (let i = 0; i < 20; i++) {
+      await registry.add({ name: 'brief', source: source(3) });
+      const [handle] = await Promise.all([registry.handle('brief'), registry.remove('brief')]);
+      expect(handle.pairs).toHaveLength(3);
+    }
+    await expect.poll(directories).toEqual([]);
+  });
+
   test('many at once, some of them the same, end as if one after the other', async () => {
     const registry = await openRegistry();
     await Promise.all(

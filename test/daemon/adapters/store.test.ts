@@ -100,6 +100,7 @@ describe('an import', () => {
       'adapter.json',
       'adapter_config.json',
       'adapter_model.safetensors',
+      'pairs.json',
     ]);
   });
 
@@ -110,7 +111,7 @@ describe('an import', () => {
       ...files,
       { name: '../../evil.txt', content: Readable.from([Buffer.from('x')]) },
     ]);
-    expect(readdirSync(join(root, digest))).toHaveLength(3);
+    expect(readdirSync(join(root, digest))).toHaveLength(4);
     expect(readdirSync(folder)).not.toContain('evil.txt');
   });
 });
@@ -291,6 +292,37 @@ describe('on the next start', () => {
     expect(await reasonOf(store.handle(digest))).toBe('corrupt');
     await add(store, uploaded());
     expect((await store.handle(digest)).pairs).toHaveLength(21);
+  });
+
+  test('where the weights lie is known without their header, and the header decides when that is damaged or of another file', async () => {
+    const store = await openStore();
+    const { digest } = await add(store, uploaded());
+    const handle = await store.handle(digest);
+    const path = join(root, digest, 'pairs.json');
+    const sound = readFileSync(path, 'utf8');
+    const table = JSON.parse(sound) as { pairs: unknown[][]; fileBytes: number; digest: string };
+    const [first] = table.pairs as [unknown[]];
+
+    // The table is what is read: a scale changed in it shows.
+    writeFileSync(path, JSON.stringify({ ...table, pairs: [first.with(3, 17), ...table.pairs.slice(1)] }));
+    expect((await store.handle(digest)).pairs[0]?.scale).toBe(17);
+
+    const damaged: Record<string, string | null> = {
+      'cut short': sound.slice(0, -10),
+      'another file': JSON.stringify({ ...table, fileBytes: table.fileBytes + 1 }),
+      'another adapter': JSON.stringify({ ...table, digest: digest.replace(/^./, (c) => (c === '0' ? '1' : '0')) }),
+      'a layer too many': JSON.stringify({ ...table, pairs: [first.with(1, 3)] }),
+      'beyond the file': JSON.stringify({ ...table, pairs: [first.with(4, table.fileBytes)] }),
+      'a negative offset': JSON.stringify({ ...table, pairs: [first.with(6, -8)] }),
+      'no rank': JSON.stringify({ ...table, pairs: [first.with(2, 0)] }),
+      'no pairs': JSON.stringify({ ...table, pairs: [] }),
+      gone: null,
+    };
+    for (const [what, text] of Object.entries(damaged)) {
+      if (text === null) rmSync(path);
+      else writeFileSync(path, text);
+      expect(await store.handle(digest), what).toEqual(handle);
+    }
   });
 
   test('with another base, adapters of the old one are refused', async () => {
