@@ -25,6 +25,19 @@ static std::size_t stride_of(const ggml_tensor * t) {
     return t->nb[1] / sizeof(float);
 }
 
+static void quantize_rows(StepState & state, const ggml_tensor * x, int first, int last) {
+    const auto        in     = static_cast<std::size_t>(x->ne[0]);
+    const std::size_t blocks = in / 32;
+    for (int row = first; row < last; ++row) {
+        kernels().quantize(row_of(x, row), static_cast<int>(in), state.quants.data() + row * in, state.quant_scales.data() + row * blocks,
+                           state.quant_sums.data() + row * blocks, state.quant_counts.data() + row * blocks);
+    }
+}
+
+static QuantizedRows quantized(const StepState & state, int in) {
+    return { state.quants.data(), state.quant_scales.data(), state.quant_sums.data(), state.quant_counts.data(), in };
+}
+
 void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding) {
     const auto &        binding = *static_cast<const SiteBinding *>(site_binding);
     StepState &         state   = *binding.state;
@@ -33,8 +46,13 @@ void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding
     const int           rows    = static_cast<int>(x->ne[1]);
     const Kernels &     k       = kernels();
 
+    const int first = rows * thread / threads;
+    const int last  = rows * (thread + 1) / threads;
+    if (binding.site->packed()) {
+        quantize_rows(state, x, first, last);
+    }
     if (binding.site->corrected()) {
-        for (int row = rows * thread / threads; row < rows * (thread + 1) / threads; ++row) {
+        for (int row = first; row < last; ++row) {
             k.block_sums(row_of(x, row), in, state.sums.data() + row * state.sums_stride);
         }
     }
@@ -67,6 +85,32 @@ void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding
     }
 }
 
+// 16-row groups taken at a time: 64 columns keep two threads out of one cache line, and the head has many.
+static constexpr int GROUPS_AT_ONCE      = 4;
+static constexpr int HEAD_GROUPS_AT_ONCE = 64;
+
+// y += B u for the output columns [o0, o1) of a part.
+static void add_deltas(const SiteBinding & site, const Part & part, int o0, int o1, float * y, std::size_t stride) {
+    const StepState & state = *site.state;
+    const Kernels &   k     = kernels();
+    for (const auto & s : site.outputs ? state.output_segments : state.segments) {
+        if (s.image == nullptr) {
+            continue;
+        }
+        for (const auto & span : s.image->site(site.layer, site.id).spans) {
+            for (const auto & place : part.spans) {
+                const int a = std::max(o0, place.offset);
+                const int b = std::min(o1, place.offset + place.out);
+                if (place.target == span.target && a < b) {
+                    k.lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count,
+                             s.image->weights() + span.bt, span.rank, place.out, a - place.offset, b - place.offset,
+                             y + s.first * stride + place.offset, stride);
+                }
+            }
+        }
+    }
+}
+
 void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, int thread, int threads, void * part_binding) {
     const auto &    binding = *static_cast<const PartBinding *>(part_binding);
     const auto &    site    = *binding.site;
@@ -87,21 +131,41 @@ void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, i
         k.correction(state.sums.data(), state.sums_stride, rows, part.correction.data(), site.site->in / 32, part.out, o0, o1,
                      y, stride);
     }
-    for (const auto & s : site.outputs ? state.output_segments : state.segments) {
-        if (s.image == nullptr) {
-            continue;
-        }
-        for (const auto & span : s.image->site(site.layer, site.id).spans) {
-            for (const auto & place : part.spans) {
-                const int a = std::max(o0, place.offset);
-                const int b = std::min(o1, place.offset + place.out);
-                if (place.target == span.target && a < b) {
-                    k.lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count,
-                             s.image->weights() + span.bt, span.rank, place.out, a - place.offset, b - place.offset,
-                             y + s.first * stride + place.offset, stride);
-                }
-            }
-        }
+    add_deltas(site, part, o0, o1, y, stride);
+}
+
+void packed_part(ggml_tensor * dst, int, int, void * part_binding) {
+    const auto &    binding = *static_cast<const PartBinding *>(part_binding);
+    const auto &    site    = *binding.site;
+    const Part &    part    = *binding.part;
+    const Kernels & k       = kernels();
+    const auto      x       = quantized(*site.state, site.site->in);
+    const int       rows    = static_cast<int>(dst->ne[1]);
+    const int       groups  = part.out / PACKED_ROWS;
+    float *         y       = static_cast<float *>(dst->data);
+    const auto      stride  = stride_of(dst);
+    // Shares are taken, not dealt: a thread that the system holds up for a while does not hold up the other ones' work.
+    for (int group = binding.next->fetch_add(GROUPS_AT_ONCE); group < groups; group = binding.next->fetch_add(GROUPS_AT_ONCE)) {
+        const int end = std::min(group + GROUPS_AT_ONCE, groups);
+        k.packed_product(part.packed.matrix(), group, end, x, rows, y, stride);
+        add_deltas(site, part, group * PACKED_ROWS, end * PACKED_ROWS, y, stride);
+    }
+}
+
+void head_inputs(ggml_tensor * dst, int thread, int threads, void * head_binding) {
+    const auto &        binding = *static_cast<const HeadBinding *>(head_binding);
+    const ggml_tensor * x       = dst->src[0];
+    const int           rows    = static_cast<int>(x->ne[1]);
+    quantize_rows(*binding.state, x, rows * thread / threads, rows * (thread + 1) / threads);
+}
+
+void packed_head(ggml_tensor * dst, int, int, void * head_binding) {
+    const auto & binding = *static_cast<const HeadBinding *>(head_binding);
+    const auto   x       = quantized(*binding.state, binding.matrix->in);
+    const int    groups  = binding.matrix->out / PACKED_ROWS;
+    for (int group = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE); group < groups; group = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE)) {
+        kernels().packed_product(*binding.matrix, group, std::min(group + HEAD_GROUPS_AT_ONCE, groups), x, static_cast<int>(dst->ne[1]),
+                                 static_cast<float *>(dst->data), stride_of(dst));
     }
 }
 

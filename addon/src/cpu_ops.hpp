@@ -19,6 +19,12 @@ struct SiteBinding {
 struct PartBinding {
     const SiteBinding * site;
     const Part *        part;
+    std::atomic<int> *  next;  // work counter of a packed product
+};
+struct HeadBinding {
+    StepState *          state;
+    const PackedMatrix * matrix;
+    std::atomic<int> *   next;
 };
 struct AttentionBinding {
     StepState *             state;
@@ -27,12 +33,19 @@ struct AttentionBinding {
     int                     window;
 };
 
-// u = A x for every row's adapter, and block sums of x: first half of a delta. dst is a token of order, not of data.
+// u = A x for every row's adapter, and x rounded or its block sums, as the site's weights need: the first half of a site. dst is a token of order, not of data.
 void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding);
 
 // y += B u, and the correction of split weights: second half, in place.
 void part_outputs(ggml_tensor * dst, const ggml_tensor * y, const ggml_tensor * order, int thread, int threads,
                   void * part_binding);
+
+// y = W x + B u for packed weights: the whole second half of a site. dst [out, rows], sources x and order.
+void packed_part(ggml_tensor * dst, int thread, int threads, void * part_binding);
+
+// Rounds x for the head; then logits = W x.
+void head_inputs(ggml_tensor * dst, int thread, int threads, void * head_binding);
+void packed_head(ggml_tensor * dst, int thread, int threads, void * head_binding);
 
 // softmax(q k^T scale) v over each row's own sequence.
 void attention(ggml_tensor * dst, int thread, int threads, void * attention_binding);

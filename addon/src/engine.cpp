@@ -147,9 +147,16 @@ void Engine::describe_rows(const StepBatch & b) {
     if (model_->fused()) {
         state_.u.resize(std::max(state_.u.size(), state_.u_stride * b.rows));
         state_.sums.resize(std::max(state_.sums.size(), state_.sums_stride * b.rows));
+        // The widest input of any site; sums_stride counts its blocks of 32.
+        state_.quants.resize(std::max(state_.quants.size(), state_.sums_stride * 32 * b.rows));
+        state_.quant_scales.resize(std::max(state_.quant_scales.size(), state_.sums_stride * b.rows));
+        state_.quant_sums.resize(std::max(state_.quant_sums.size(), state_.sums_stride * b.rows));
+        state_.quant_counts.resize(std::max(state_.quant_counts.size(), state_.sums_stride * b.rows));
     }
-    for (auto & next : state_.attention_next) {
-        next.store(0, std::memory_order_relaxed);
+    for (auto * counters : { &state_.attention_next, &state_.product_next }) {
+        for (auto & next : *counters) {
+            next.store(0, std::memory_order_relaxed);
+        }
     }
 }
 

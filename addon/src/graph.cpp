@@ -6,7 +6,7 @@
 
 namespace mf {
 
-Bindings::Bindings(const Model & model, StepState & state) {
+Bindings::Bindings(const Model & model, StepState & state) : head_{ &state, &model.packed_output.matrix(), &state.product_next.back() } {
     const int layers = model.h().layers;
     sites_.reserve(static_cast<std::size_t>(layers) * SITE_COUNT * 2);
     parts_.reserve(sites_.capacity() * 3);
@@ -16,7 +16,8 @@ Bindings::Bindings(const Model & model, StepState & state) {
                 const Site & site = model.layers[layer].sites[id];
                 sites_.push_back({ &state, &site, static_cast<SiteId>(id), layer, outputs });
                 for (int part = 0; part < 3; ++part) {
-                    parts_.push_back({ &sites_.back(), part < static_cast<int>(site.parts.size()) ? &site.parts[part] : nullptr });
+                    parts_.push_back({ &sites_.back(), part < static_cast<int>(site.parts.size()) ? &site.parts[part] : nullptr,
+                                       &state.product_next[(static_cast<std::size_t>(layer) * SITE_COUNT + id) * 3 + part] });
                 }
             }
         }
@@ -84,15 +85,22 @@ Graph::Outputs Graph::linear(ggml_tensor * x, int layer, SiteId id, bool outputs
     const Site &  site  = model_.layers[layer].sites[id];
     Outputs       y     = {};
     ggml_tensor * order = nullptr;
-    if (cpu_ && (shape_.lora || site.corrected())) {
+    if (cpu_ && (shape_.lora || site.corrected() || site.packed())) {
         ggml_tensor * args[] = { x };
         order = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, args, 1, site_inputs, GGML_N_TASKS_MAX,
                                &bindings_.site(layer, id, outputs));
     }
     for (int p = 0; p < static_cast<int>(site.parts.size()); ++p) {
         const Part &  part   = site.parts[p];
-        ggml_tensor * result = ggml_mul_mat(ctx_, part.weight, x);
-        if (cpu_ && (shape_.lora || !part.correction.empty())) {
+        ggml_tensor * result = nullptr;
+        if (!part.packed.empty()) {
+            ggml_tensor * args[] = { x, order };
+            result = ggml_custom_4d(ctx_, GGML_TYPE_F32, part.out, x->ne[1], 1, 1, args, 2, packed_part, GGML_N_TASKS_MAX,
+                                    &bindings_.part(layer, id, outputs, p));
+        } else {
+            result = ggml_mul_mat(ctx_, part.weight, x);
+        }
+        if (cpu_ && part.packed.empty() && (shape_.lora || !part.correction.empty())) {
             result = ggml_map_custom2_inplace(ctx_, result, order, part_outputs, GGML_N_TASKS_MAX,
                                               &bindings_.part(layer, id, outputs, p));
         }
@@ -159,6 +167,16 @@ ggml_tensor * Graph::feed_forward(ggml_tensor * x, int layer, bool outputs) {
     return linear(gated, layer, SITE_DOWN, outputs).of[0];
 }
 
+ggml_tensor * Graph::logits(ggml_tensor * x) {
+    if (model_.packed_output.empty()) {
+        return ggml_mul_mat(ctx_, model_.output, x);
+    }
+    ggml_tensor * inputs[]  = { x };
+    ggml_tensor * order     = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, inputs, 1, head_inputs, GGML_N_TASKS_MAX, &bindings_.head());
+    ggml_tensor * ordered[] = { x, order };
+    return ggml_custom_4d(ctx_, GGML_TYPE_F32, h_.vocabulary, x->ne[1], 1, 1, ordered, 2, packed_head, GGML_N_TASKS_MAX, &bindings_.head());
+}
+
 void Graph::build() {
     const bool narrow = shape_.outputs > 0 && shape_.outputs < shape_.rows;
     tokens            = input(GGML_TYPE_I32, shape_.rows, 0, "tokens");
@@ -206,7 +224,7 @@ void Graph::build() {
     }
     x = norm(x, model_.output_norm);
     if (!shape_.hidden) {
-        x = ggml_mul_mat(ctx_, model_.output, x);
+        x = logits(x);
         if (h_.final_softcap > 0.0F) {
             x = ggml_scale(ctx_, ggml_tanh(ctx_, ggml_scale(ctx_, x, 1.0F / h_.final_softcap)), h_.final_softcap);
         }

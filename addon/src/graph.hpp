@@ -27,11 +27,13 @@ class Bindings {
     SiteBinding &      site(int layer, SiteId id, bool outputs);
     PartBinding &      part(int layer, SiteId id, bool outputs, int part);
     AttentionBinding & attention(int layer) { return attention_[layer]; }
+    HeadBinding &      head() { return head_; }
 
   private:
     std::vector<SiteBinding>      sites_;
     std::vector<PartBinding>      parts_;
     std::vector<AttentionBinding> attention_;
+    HeadBinding                   head_;
 };
 
 class Graph {
@@ -65,6 +67,7 @@ class Graph {
     Outputs       linear(ggml_tensor * x, int layer, SiteId id, bool outputs);
     ggml_tensor * delta(ggml_tensor * x, int layer, Target target, bool outputs);
     ggml_tensor * attend(ggml_tensor * x, int layer);
+    ggml_tensor * logits(ggml_tensor * x);
     ggml_tensor * feed_forward(ggml_tensor * x, int layer, bool outputs);
     void          expand(ggml_tensor * t) { ggml_build_forward_expand(graph_, t); }
 

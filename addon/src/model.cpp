@@ -38,6 +38,15 @@ bool Site::corrected() const {
     return false;
 }
 
+bool Site::packed() const {
+    for (const auto & part : parts) {
+        if (!part.packed.empty()) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int Model::target_in(Target target) const {
     switch (target) {
         case ATTN_OUTPUT: return h_.q_width();

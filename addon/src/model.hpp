@@ -8,6 +8,7 @@
 
 #include "backends.hpp"
 #include "hyperparameters.hpp"
+#include "packed.hpp"
 
 namespace mf {
 
@@ -32,7 +33,8 @@ struct Part {
         int    offset;  // first output row
         int    out;
     };
-    ggml_tensor *      weight = nullptr;  // [in, out]
+    ggml_tensor *      weight = nullptr;  // [in, out], or null if packed
+    Packed             packed;
     ggml_tensor *      bias   = nullptr;  // [out] or none
     int                out    = 0;
     std::vector<Span>  spans;
@@ -45,6 +47,7 @@ struct Site {
     int               in = 0;
     std::vector<Part> parts;
     bool              corrected() const;
+    bool              packed() const;
 };
 
 struct Layer {
@@ -78,7 +81,8 @@ class Model {
 
     ggml_tensor *      token_embedding = nullptr;
     ggml_tensor *      output_norm     = nullptr;
-    ggml_tensor *      output          = nullptr;  // lm_head; may share its data with token_embedding
+    ggml_tensor *      output          = nullptr;  // lm_head; may share its data with token_embedding; null if packed
+    Packed             packed_output;
     ggml_tensor *      rope_factors    = nullptr;
     std::vector<Layer> layers;
 

@@ -120,18 +120,11 @@ void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
         }
         site.parts.push_back(std::move(part));
         Part &     placed = site.parts.back();
-        bool       extra  = false;
-        bool       split  = false;
-        auto       buffer = matmul_buffer(first->type, site.in, placed.out, &extra);
-        if (first->type == GGML_TYPE_Q4_1 && model_.fused()) {
-            bool       repacked = false;
-            const auto better   = matmul_buffer(GGML_TYPE_Q4_0, site.in, placed.out, &repacked);
-            if (repacked) {
-                split  = true;
-                buffer = better;
-            }
+        if (model_.fused() && can_pack(first->type, site.in, placed.out)) {
+            pack(placed.packed, weights, site.in, placed.out);
+        } else {
+            place(placed, weights, site.in);
         }
-        placed.weight = declare(buffer, weights, split, &placed);
         if (bias) {
             std::vector<std::string> biases;
             for (int i = index; i < next; ++i) {
@@ -148,6 +141,46 @@ void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
             pending_.push_back({ placed.bias, biases, false, nullptr });
         }
         index = next;
+    }
+}
+
+// A matrix for ggml's own products, in the fastest layout it offers.
+void ModelLoader::place(Part & part, const std::vector<std::string> & sources, int in) {
+    const ggml_type type   = file_tensor(sources[0], true)->type;
+    bool            extra  = false;
+    bool            split  = false;
+    auto            buffer = matmul_buffer(type, in, part.out, &extra);
+    if (type == GGML_TYPE_Q4_1 && model_.fused()) {
+        bool       repacked = false;
+        const auto better   = matmul_buffer(GGML_TYPE_Q4_0, in, part.out, &repacked);
+        if (repacked) {
+            split  = true;
+            buffer = better;
+        }
+    }
+    part.weight = declare(buffer, sources, split, &part);
+}
+
+void ModelLoader::pack(Packed & packed, const std::vector<std::string> & sources, int in, int out) {
+    const ggml_type type = file_tensor(sources[0], true)->type;
+    packed.allocate(type, in, out);
+    for (const auto & source : sources) {
+        used_[source] = true;
+    }
+    pending_packs_.push_back({ &packed, type, sources });
+    model_.weight_bytes_ += packed.bytes();
+}
+
+void ModelLoader::fill(const PendingPack & pending) {
+    std::vector<uint8_t> bytes;
+    int                  row = 0;
+    for (const auto & source : pending.sources) {
+        read(source, bytes);
+        const ggml_tensor * tensor = file_tensor(source, true);
+        const auto          rows   = static_cast<int>(tensor->ne[1]);
+        require(bytes.size() == ggml_row_size(pending.type, tensor->ne[0]) * rows, "model_invalid", "the tensor " + source + " has not the size its shape asks for");
+        pending.packed->set_rows(pending.type, row, rows, bytes.data());
+        row += rows;
     }
 }
 
@@ -256,9 +289,13 @@ void ModelLoader::load() {
     const ggml_tensor * source = file_tensor(head, true);
     require(source->ne[0] == h.embedding && source->ne[1] == h.vocabulary, "model_invalid",
             "output.weight has not the shape that the model's widths ask for");
-    bool       extra  = false;
-    const auto buffer = matmul_buffer(source->type, h.embedding, h.vocabulary, &extra);
-    model_.output     = tied && !extra ? model_.token_embedding : declare(buffer, { head }, false, nullptr);
+    if (model_.fused() && can_pack(source->type, h.embedding, h.vocabulary)) {
+        pack(model_.packed_output, { head }, h.embedding, h.vocabulary);
+    } else {
+        bool       extra  = false;
+        const auto buffer = matmul_buffer(source->type, h.embedding, h.vocabulary, &extra);
+        model_.output     = tied && !extra ? model_.token_embedding : declare(buffer, { head }, false, nullptr);
+    }
     if (const ggml_tensor * factors = file_tensor("rope_freqs.weight", false)) {
         require(factors->type == GGML_TYPE_F32 && factors->ne[0] == h.rope_dimensions / 2, "model_invalid",
                 "rope_freqs.weight must hold half of the rotated dimensions as float32");
@@ -278,6 +315,9 @@ void ModelLoader::load() {
         model_.weight_bytes_ += ggml_backend_buffer_get_size(buffer_of_type);
     }
     for (const auto & pending : pending_) {
+        fill(pending);
+    }
+    for (const auto & pending : pending_packs_) {
         fill(pending);
     }
 }

@@ -25,16 +25,25 @@ class ModelLoader {
         bool                     split;    // Q4_1 in the file, Q4_0 on the device
         Part *                   part;     // where the correction of a split weight goes
     };
+    // A matrix that is packed for our own kernels instead.
+    struct PendingPack {
+        Packed *                 packed;
+        ggml_type                type;
+        std::vector<std::string> sources;
+    };
 
     ggml_tensor * file_tensor(const std::string & name, bool required) const;
     ggml_tensor * declare(ggml_backend_buffer_type_t type, const std::vector<std::string> & sources, bool split, Part * part);
     ggml_tensor * norm(const std::string & name, bool required);
     void          declare_site(Site & site, SiteId id, int layer);
     void          declare_layer(int layer);
+    void          place(Part & part, const std::vector<std::string> & sources, int in);
     bool          supports(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const;
     ggml_backend_buffer_type_t matmul_buffer(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
     void          read(const std::string & name, std::vector<uint8_t> & bytes);
     void          fill(const Pending & pending);
+    void          fill(const PendingPack & pending);
+    void          pack(Packed & packed, const std::vector<std::string> & sources, int in, int out);
     void          refuse_unused() const;
 
     Model &                                              model_;
@@ -43,6 +52,7 @@ class ModelLoader {
     ggml_context *                                       meta_ = nullptr;
     std::map<ggml_backend_buffer_type_t, ggml_context *> contexts_;
     std::vector<Pending>                                 pending_;
+    std::vector<PendingPack>                             pending_packs_;
     std::map<std::string, bool>                          used_;
 };
 

@@ -28,8 +28,41 @@ struct AttentionBlock {
     float           scale;
 };
 
+// Activations rounded to 8 bits in blocks of 32, as ggml's Q8_0: x ≈ scale · q.
+struct QuantizedRows {
+    const int8_t *  q;      // [rows][in]
+    const float *   scale;  // [rows][in / 32], float16 values
+    const float *   sum;    // [rows][in / 32]: scale · Σ q
+    const int32_t * count;  // [rows][in / 32]: Σ q
+    int             in;
+};
+
+// A quantised matrix with 16 output rows interleaved: per group of 16 rows and block of 32 inputs one record of
+//   quants  4 bit: 4 × 64 bytes, vector j holds inputs 4j..4j+3 of each row in the low nibbles, 16+4j.. in the high ones
+//           8 bit: 8 × 64 bytes, vector j holds inputs 4j..4j+3 of each row, stored with 128 added
+//   scale   16 × float16
+//   offset  16 × float16, if `has_offset`
+// so that w = scale · (quant - zero) + offset.
+struct PackedMatrix {
+    const uint8_t * data       = nullptr;
+    int             in         = 0;
+    int             out        = 0;  // a multiple of 16
+    int             bits       = 0;
+    int             zero       = 0;
+    bool            has_offset = false;
+    std::size_t record_bytes() const { return (bits == 4 ? 256U : 512U) + 32U + (has_offset ? 32U : 0U); }
+    std::size_t group_bytes() const { return record_bytes() * (in / 32); }
+};
+inline constexpr int PACKED_ROWS = 16;
+
 struct Kernels {
     const char * name;
+
+    // Both null where the instruction set has no 8-bit dot product; ggml's own products are used then.
+    void (*quantize)(const float * x, int in, int8_t * q, float * scale, float * sum, int32_t * count);
+    // y[t][o] = sum_i w[o][i] x[t][i] for the 16-row groups [group0, group1).
+    void (*packed_product)(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y,
+                           std::size_t y_stride);
 
     // u[t][r] = sum_i x[t][i] * a[r][i] for r in [r0, r1); a is f16, row-major [rank][in].
     void (*lora_a)(const float * x, std::size_t x_stride, int rows, const uint16_t * a, int in, int r0, int r1,

@@ -355,11 +355,119 @@ double exp_sum(const float * x, int n, float top, float inv_temperature) {
     return total;
 }
 
+#if defined(__AVX512VNNI__)
+
+void quantize(const float * x, int in, int8_t * q, float * scale, float * sum, int32_t * count) {
+    for (int b = 0; b < in / 32; ++b) {
+        const V     low     = simd::load(x + b * 32);
+        const V     high    = simd::load(x + b * 32 + 16);
+        const float top     = simd::max_of(simd::max(simd::abs(low), simd::abs(high)));
+        const V     inverse = simd::set1(top != 0.0F ? 127.0F / top : 0.0F);
+        const auto  a       = _mm512_cvtps_epi32(simd::mul(low, inverse));
+        const auto  c       = _mm512_cvtps_epi32(simd::mul(high, inverse));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32), _mm512_cvtepi32_epi8(a));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32 + 16), _mm512_cvtepi32_epi8(c));
+        count[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, c));
+        scale[b] = simd::half_rounded(top / 127.0F);
+        sum[b]   = scale[b] * static_cast<float>(count[b]);
+    }
+}
+
+// One group of 16 output rows for TOKENS rows of x. The weights of a group stay in the first-level cache while all rows of
+// x pass; each is expanded once per TOKENS rows.
+template <int TOKENS, bool FOUR_BITS, bool OFFSET>
+inline void packed_group(const uint8_t * record, std::size_t record_bytes, int zero, const QuantizedRows & x, int row, float * y,
+                         std::size_t y_stride) {
+    const int blocks = x.in / 32;
+    V         acc[TOKENS];
+    for (auto & a : acc) {
+        a = simd::zero();
+    }
+    const __m512i nibble = _mm512_set1_epi8(15);
+    for (int b = 0; b < blocks; ++b, record += record_bytes) {
+        __m512i w[8];
+        if (FOUR_BITS) {
+            for (int j = 0; j < 4; ++j) {
+                const __m512i both = _mm512_loadu_si512(record + 64 * j);
+                w[j]               = _mm512_and_si512(both, nibble);
+                w[j + 4]           = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+            }
+        } else {
+            for (int j = 0; j < 8; ++j) {
+                w[j] = _mm512_loadu_si512(record + 64 * j);
+            }
+        }
+        const auto * scales = reinterpret_cast<const uint16_t *>(record + (FOUR_BITS ? 256 : 512));
+        const V      scale  = simd::load_half(scales);
+        const V      offset = OFFSET ? simd::load_half(scales + PACKED_ROWS) : simd::zero();
+        for (int t = 0; t < TOKENS; ++t) {
+            const std::size_t at    = static_cast<std::size_t>(row + t) * blocks + b;
+            const int8_t *    q     = x.q + at * 32;
+            __m512i           even  = _mm512_set1_epi32(OFFSET ? 0 : -zero * x.count[at]);
+            __m512i           odd   = _mm512_setzero_si512();
+            for (int j = 0; j < 8; j += 2) {
+                int32_t four;
+                std::memcpy(&four, q + 4 * j, 4);
+                even = _mm512_dpbusd_epi32(even, w[j], _mm512_set1_epi32(four));
+                std::memcpy(&four, q + 4 * j + 4, 4);
+                odd = _mm512_dpbusd_epi32(odd, w[j + 1], _mm512_set1_epi32(four));
+            }
+            const V product = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+            acc[t]          = simd::fma(product, simd::mul(scale, simd::set1(x.scale[at])), acc[t]);
+            if (OFFSET) {
+                acc[t] = simd::fma(offset, simd::set1(x.sum[at]), acc[t]);
+            }
+        }
+    }
+    for (int t = 0; t < TOKENS; ++t) {
+        simd::store(y + (row + t) * y_stride, acc[t]);
+    }
+}
+
+template <bool FOUR_BITS, bool OFFSET>
+void packed_groups(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y, std::size_t y_stride) {
+    const std::size_t record = w.record_bytes();
+    for (int group = group0; group < group1; ++group) {
+        const uint8_t * data = w.data + group * w.group_bytes();
+        float *         out  = y + static_cast<std::size_t>(group) * PACKED_ROWS;
+        int             row  = 0;
+        for (; row + 8 <= rows; row += 8) {
+            packed_group<8, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+        }
+        switch (rows - row) {
+            case 7: packed_group<7, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 6: packed_group<6, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 5: packed_group<5, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 4: packed_group<4, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 3: packed_group<3, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 2: packed_group<2, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            case 1: packed_group<1, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
+            default: break;
+        }
+    }
+}
+
+// A row's sums run over the blocks in order whatever the batch, so its result does not depend on the other rows.
+void packed_product(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y, std::size_t y_stride) {
+    if (w.bits == 8) {
+        packed_groups<false, false>(w, group0, group1, x, rows, y, y_stride);
+    } else if (w.has_offset) {
+        packed_groups<true, true>(w, group0, group1, x, rows, y, y_stride);
+    } else {
+        packed_groups<true, false>(w, group0, group1, x, rows, y, y_stride);
+    }
+}
+
+#define MF_PACKED quantize, packed_product
+#else
+#define MF_PACKED nullptr, nullptr
+#endif
+
 }  // namespace
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-    MF_KERNELS_NAME, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
+    MF_KERNELS_NAME, MF_PACKED, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
 };
 
 }  // namespace mf
