@@ -6,7 +6,7 @@ import { type Engine, loadModel, type Model } from '../../addon/index.ts';
 import { AdapterRegistry } from '../../daemon/adapters/registry.ts';
 import { argmax, logSumExp, mean } from '../../loadtest/bench/stats.ts';
 import { defaultModelPath, SKIP_REASON } from '../support/model.ts';
-import { ENGINE, forward, temporaryFolder } from './rig.ts';
+import { batchOf, ENGINE, rowsOf, temporaryFolder } from './rig.ts';
 
 const FIXTURES = join(import.meta.dirname, '..', '..', '..', 'shared', 'fixtures');
 const modelPath = await defaultModelPath();
@@ -20,16 +20,22 @@ interface Expected {
   top5: [number, number][][];
 }
 
-/** Mean |Δ log-prob| of the expected token; libllama on the same file reaches 0.030 (base) and 0.022 (e2e). */
-const CASES: [name: string, limit: number][] = [
-  ['base', 0.05],
-  ['e2e', 0.05],
-  ['alpaca', 0.06],
-  ['rslora-qv-r4', 0.06],
-  ['patterns-attn', 0.06],
-  ['bf16-all-r2', 0.06],
-  ['layers-subset-r8', 0.06],
+/**
+ * Highest mean |Δ log-prob| of the expected token, lowest top-1 agreement. libllama on the same file: 0.028 and 0.988 for the
+ * base, 0.022 and 0.982 for e2e. The random adapters have 144 tokens each, of which libllama misses one to three as well:
+ * near-ties that 8-bit rounding decides.
+ */
+const CASES: [name: string, difference: number, top1: number][] = [
+  ['base', 0.05, 0.98],
+  ['e2e', 0.05, 0.98],
+  ['alpaca', 0.05, 0.98],
+  ['rslora-qv-r4', 0.06, 0.97],
+  ['patterns-attn', 0.06, 0.97],
+  ['bf16-all-r2', 0.06, 0.97],
+  ['layers-subset-r8', 0.06, 0.97],
 ];
+/** PEFT's own margin between its best two tokens, nats: below it a disagreement is a near-tie. */
+const NEAR_TIE = 0.35;
 
 describe.skipIf(reason !== '')('SmolLM2 answers as HF PEFT does', () => {
   const folder = temporaryFolder();
@@ -47,24 +53,33 @@ describe.skipIf(reason !== '')('SmolLM2 answers as HF PEFT does', () => {
     folder.remove();
   });
 
-  function measure(name: string, slot: number): { top1: number; difference: number } {
+  function measure(name: string, slot: number): { top1: number; difference: number; worstMiss: number } {
     const file = join(FIXTURES, 'expected', `${name}.json`);
     const differences: number[] = [];
     let agree = 0;
+    let worstMiss = 0;
     for (const one of JSON.parse(readFileSync(file, 'utf8')) as Expected[]) {
-      const rows = forward(engine, Int32Array.from([...one.prompt_tokens, ...one.completion_tokens]), { slot });
+      engine.trimSequence(0, 0);
+      const first = one.prompt_tokens.length - 1;
+      if (first > 0)
+        engine.step(
+          batchOf([{ sequence: 0, tokens: one.prompt_tokens.slice(0, first), position: 0, slot, outputs: 'none' }]),
+        );
+      const tokens = [...one.prompt_tokens.slice(first), ...one.completion_tokens.slice(0, -1)];
+      const rows = rowsOf(engine.step(batchOf([{ sequence: 0, tokens, position: first, slot }])));
       one.completion_tokens.forEach((token, i) => {
-        const row = rows[one.prompt_tokens.length - 1 + i] as Float32Array;
-        const [best, logprob] = (one.top5[i] as [number, number][])[0] as [number, number];
-        expect(best).toBe(token);
+        const row = rows[i] as Float32Array;
+        const [best, second] = one.top5[i] as [[number, number], [number, number]];
+        expect(best[0]).toBe(token);
         if (argmax(row) === token) agree++;
-        differences.push(Math.abs((row[token] as number) - logSumExp(row) - logprob));
+        else worstMiss = Math.max(worstMiss, best[1] - second[1]);
+        differences.push(Math.abs((row[token] as number) - logSumExp(row) - best[1]));
       });
     }
-    return { top1: agree / differences.length, difference: mean(differences) };
+    return { top1: agree / differences.length, difference: mean(differences), worstMiss };
   }
 
-  test.each(CASES)('%s: top-1 at least 0.98, mean |Δ log-prob| at most %f', async (name, limit) => {
+  test.each(CASES)('%s: mean |Δ log-prob| at most %f, top-1 at least %f', async (name, limit, least) => {
     let slot = -1;
     if (name !== 'base') {
       await registry.add({ name, source: join(FIXTURES, 'adapters', name) });
@@ -72,10 +87,10 @@ describe.skipIf(reason !== '')('SmolLM2 answers as HF PEFT does', () => {
       engine.setSlot(0, await model.buildAdapter(readFileSync(file), pairs));
       slot = 0;
     }
-    const { top1, difference } = measure(name, slot);
-    console.info(`${name}: top-1 ${top1.toFixed(4)}, mean |Δ log-prob| ${difference.toFixed(4)}`);
-    expect(top1).toBeGreaterThanOrEqual(0.98);
+    const { top1, difference, worstMiss } = measure(name, slot);
+    expect(top1).toBeGreaterThanOrEqual(least);
     expect(difference).toBeLessThanOrEqual(limit);
+    expect(worstMiss).toBeLessThan(NEAR_TIE);
   });
 
   test('with the adapter left out the same comparison fails by far', () => {
