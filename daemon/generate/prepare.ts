@@ -57,10 +57,13 @@ export async function prepareGeneration(
   const { tokens, promptHash } =
     request.prompt.kind === 'chat' && chat !== null
       ? {
-          tokens: vocabulary.tokenize(checkText(chat.prompt, 'messages'), { special: true, addBos: vocabulary.addBos }),
+          tokens: vocabulary.tokenize(checkSize(checkText(chat.prompt, 'messages'), 'messages', context), {
+            special: true,
+            addBos: vocabulary.addBos,
+          }),
           promptHash: textPromptHash(chat.prompt),
         }
-      : readPrompt(request.prompt as Exclude<GenerateRequest['prompt'], { kind: 'chat' }>, vocabulary);
+      : readPrompt(request.prompt as Exclude<GenerateRequest['prompt'], { kind: 'chat' }>, vocabulary, context);
   const maxTokens = roomFor(tokens.length, request.maxTokens ?? null, context.contextTokens);
   const grammar = plan !== null ? plan.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
   const sampler: SamplerOptions = {
@@ -103,7 +106,7 @@ export async function prepareEmbedding(
   const hashes: string[] = [];
   let promptTokens = 0;
   for (const input of request.inputs) {
-    const { tokens, promptHash } = readPrompt(input, context.vocabulary);
+    const { tokens, promptHash } = readPrompt(input, context.vocabulary, context);
     if (tokens.length > context.contextTokens) {
       throw new DaemonError(
         'context_length_exceeded',
@@ -156,6 +159,8 @@ interface ChatPlan {
 type ChatInput = Extract<GenerateRequest['prompt'], { kind: 'chat' }>;
 
 function planChat(prompt: ChatInput, schema: string, vocabulary: Vocabulary): ChatPlan {
+  // Asked for by itself first: what is wrong with a schema must not be told as if the messages were wrong.
+  if (schema !== '') schemaGrammar(schema, vocabulary);
   const chat = renderChat(prompt, schema, vocabulary);
   const tools = prompt.tools.length > 0 && prompt.toolChoice !== 'none';
   if (!tools || chat.grammar !== '' || chat.grammarTriggers.length > 0 || knowsTools(chat, prompt)) {
@@ -193,10 +198,12 @@ function renderChat(
 ): ChatPrompt {
   const templateArguments: Record<string, string> = {};
   for (const [key, value] of Object.entries(prompt.templateArguments)) templateArguments[key] = JSON.stringify(value);
+  const messagesJson = checkJson(prompt.messages, 'messages');
+  const toolsJson = prompt.tools.length === 0 ? '' : checkJson(prompt.tools, 'tools');
   try {
     return vocabulary.chatPrompt({
-      messagesJson: JSON.stringify(prompt.messages),
-      toolsJson: prompt.tools.length === 0 ? '' : JSON.stringify(prompt.tools),
+      messagesJson,
+      toolsJson,
       toolChoice: prompt.tools.length === 0 ? 'none' : prompt.toolChoice,
       parallelToolCalls: prompt.parallelToolCalls,
       jsonSchema: schema,
@@ -214,6 +221,7 @@ function renderChat(
 function readPrompt(
   prompt: { kind: 'text'; text: string } | { kind: 'tokens'; tokens: number[] },
   vocabulary: Vocabulary,
+  context: PrepareContext | null = null,
 ): { tokens: Int32Array; promptHash: string } {
   if (prompt.kind === 'tokens') {
     const bad = prompt.tokens.find((token) => token >= vocabulary.size);
@@ -228,6 +236,7 @@ function readPrompt(
     return { tokens, promptHash: tokensPromptHash(tokens) };
   }
   const text = checkText(prompt.text, 'prompt');
+  if (context !== null) checkSize(text, 'prompt', context);
   let tokens = vocabulary.tokenize(text, { special: false, addBos: vocabulary.addBos });
   if (tokens.length === 0) {
     // As with OpenAI, an empty prompt is the beginning of a document.
@@ -243,6 +252,45 @@ function readPrompt(
   return { tokens, promptHash: textPromptHash(text) };
 }
 
+const tokenBytesMax = new WeakMap<Vocabulary, number>();
+
+/** Refuses what cannot fit by its size alone: tokenising megabytes takes seconds, in which nobody else gets an answer. */
+function checkSize(text: string, param: string, { vocabulary, contextTokens }: PrepareContext): string {
+  // Nearly all prompts end here; the longest token is not looked for before it matters.
+  if (text.length <= contextTokens) return text;
+  let longest = tokenBytesMax.get(vocabulary);
+  if (longest === undefined) {
+    longest = 1;
+    for (let token = 0; token < vocabulary.size; token++)
+      longest = Math.max(longest, vocabulary.tokenBytes(token, true).length);
+    tokenBytesMax.set(vocabulary, longest);
+  }
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= longest * contextTokens) return text;
+  throw new DaemonError(
+    'context_length_exceeded',
+    `This model's maximum context length is ${contextTokens} tokens. However, your prompt has ${bytes} bytes, and no token of this model stands for more than ${longest}. Please reduce the length of the prompt.`,
+    param,
+  );
+}
+
+/** JSON.stringify escapes surrogates only where they have no partner, and a backslash of the text itself is doubled. */
+const LONE_SURROGATE = /(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F][0-9a-fA-F]{2}/;
+
+function checkJson(value: unknown, param: string): string {
+  const json = JSON.stringify(value);
+  if (LONE_SURROGATE.test(json)) throw notUnicode(param);
+  return json;
+}
+
+function notUnicode(param: string): DaemonError {
+  return new DaemonError(
+    'invalid_request_error',
+    'the text is not valid Unicode: it has half of a surrogate pair',
+    param,
+  );
+}
+
 function checkText(text: string, param: string): string {
   if (text.length > SERVER_LIMITS.promptCharactersMax) {
     throw new DaemonError(
@@ -252,11 +300,7 @@ function checkText(text: string, param: string): string {
     );
   }
   if (/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(text)) {
-    throw new DaemonError(
-      'invalid_request_error',
-      'the text is not valid Unicode: it has half of a surrogate pair',
-      param,
-    );
+    throw notUnicode(param);
   }
   return text;
 }
