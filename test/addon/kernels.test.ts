@@ -1,0 +1,39 @@
+/** Every variant of the addon's own kernels computes the same. */
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { TINY_ARCHITECTURES, writeTinyModel } from '../support/tiny-models.ts';
+import { mixedLogits } from './child.ts';
+import { agreement, temporaryFolder } from './rig.ts';
+
+const folder = temporaryFolder();
+afterAll(folder.remove);
+
+test.each(['f32', 'q4_1'] as const)('baseline, avx2 and the best kernels agree to float32 rounding, %s', (type) => {
+  const models = TINY_ARCHITECTURES.map((a) => writeTinyModel(a, join(folder.path, `${a}-${type}.gguf`), { type }));
+  const run = (kernels: string) =>
+    mixedLogits(
+      join(folder.path, 'out.bin'),
+      { device: 'cpu', exact: false, models },
+      { MODELFACTORY_KERNELS: kernels },
+    );
+  const best = run('');
+  const baseline = run('baseline');
+  expect(baseline.kernels).toBe('baseline');
+  const others = [baseline];
+  if (best.kernels === 'avx512') {
+    const avx2 = run('avx2');
+    expect(avx2.kernels).toBe('avx2');
+    others.push(avx2);
+  }
+  for (const other of others) {
+    models.forEach((model, i) => {
+      const got = agreement(best.rows[i] as Float32Array[], other.rows[i] as Float32Array[]);
+      console.info(
+        `${model.architecture} ${type} ${best.kernels}/${other.kernels}: mean KL ${got.mean.toExponential(1)}, Δ ${got.difference.toExponential(1)}`,
+      );
+      // Quantised: a last bit of a float may be a whole step of an 8-bit activation.
+      expect(got.mean).toBeLessThan(type === 'f32' ? 1e-8 : 1e-2);
+    });
+  }
+  if (best.kernels === 'baseline') console.info('this processor has no other variant than baseline');
+});
