@@ -89,26 +89,31 @@ void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding
 static constexpr int GROUPS_AT_ONCE      = 4;
 static constexpr int HEAD_GROUPS_AT_ONCE = 64;
 
-// y += B u for the output columns [o0, o1) of a part.
-static void add_deltas(const SiteBinding & site, const Part & part, int o0, int o1, float * y, std::size_t stride) {
-    const StepState & state = *site.state;
-    const Kernels &   k     = kernels();
-    for (const auto & s : site.outputs ? state.output_segments : state.segments) {
+// Calls f(segment, span, place, first column, last column) for every low-rank pair that reaches the output columns [o0, o1).
+template <typename F> static void for_deltas(const SiteBinding & site, const Part & part, int o0, int o1, F f) {
+    for (const auto & s : site.outputs ? site.state->output_segments : site.state->segments) {
         if (s.image == nullptr) {
             continue;
         }
         for (const auto & span : s.image->site(site.layer, site.id).spans) {
             for (const auto & place : part.spans) {
-                const int a = std::max(o0, place.offset);
-                const int b = std::min(o1, place.offset + place.out);
+                const int a = std::max(o0, place.offset) - place.offset;
+                const int b = std::min(o1, place.offset + place.out) - place.offset;
                 if (place.target == span.target && a < b) {
-                    k.lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count,
-                             s.image->weights() + span.bt, span.rank, place.out, a - place.offset, b - place.offset,
-                             y + s.first * stride + place.offset, stride);
+                    f(s, span, place, a, b);
                 }
             }
         }
     }
+}
+
+// y += B u for the output columns [o0, o1) of a part.
+static void add_deltas(const SiteBinding & site, const Part & part, int o0, int o1, float * y, std::size_t stride) {
+    const StepState & state = *site.state;
+    for_deltas(site, part, o0, o1, [&](const Segment & s, const AdapterImage::Span & span, const Part::Span & place, int a, int b) {
+        kernels().lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count, s.image->weights() + span.bt,
+                         span.rank, place.out, a, b, y + s.first * stride + place.offset, stride);
+    });
 }
 
 void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, int thread, int threads, void * part_binding) {
