@@ -130,6 +130,11 @@ async function main(): Promise<void> {
   const started = await EngineClient.start(engineSettings(config, path), ENGINE_LIMITS, {
     step: (report, gauges) => metrics.step(report, gauges),
     places: (places, counters, loads) => metrics.places(places, counters, loads, (adapter) => names.get(adapter)),
+    loadFailed: (adapter, cause) =>
+      log.error(
+        { adapters: [...(names.get(adapter) ?? [])], digest: adapter, cause },
+        'an adapter could not be loaded',
+      ),
     released: (adapter) => registry.released(adapter),
     crash: (message) => {
       log.fatal({ cause: message }, 'the engine failed');
@@ -138,9 +143,16 @@ async function main(): Promise<void> {
   });
   engine = started.client;
   const running = started.client;
+  const namesOf = (digests: Set<string>) =>
+    [...digests].flatMap((adapter) => [...(names.get(adapter) ?? [adapter.slice(0, 12)])]);
+  metrics.watchLora(() => {
+    const inUse = running.adaptersInUse();
+    return { max: started.slots, running: namesOf(inUse.running), waiting: namesOf(inUse.waiting) };
+  });
   registry.on('added', (adapter, replaced) => {
     if (replaced !== null) dropName(replaced, adapter.name);
     addName(adapter.digest, adapter.name);
+    running.remember(adapter.digest);
   });
   registry.on('removed', (name, adapter) => dropName(adapter, name));
   registry.on('unreferenced', (adapter) => running.forget(adapter));

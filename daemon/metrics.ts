@@ -6,7 +6,18 @@ const OVERHEAD_SECONDS = [0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002,
 const LATENCY_SECONDS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6, 12, 30, 60, 120];
 const LOAD_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1, 5];
 
-/** Prometheus metrics of one daemon. Every name begins with `modelfactory_`; no label carries a caller or a text. */
+export interface LoraUse {
+  /** Adapters that one batch can hold. */
+  max: number;
+  /** Names of adapters with requests that are computed, and with requests that wait. */
+  running: string[];
+  waiting: string[];
+}
+
+/**
+ * Prometheus metrics of one daemon. Every name begins with `modelfactory_`, but for the one that inference routers know
+ * under vLLM's name; no label carries a caller or a text.
+ */
 export class Metrics {
   readonly registry = new Registry();
   private readonly requests = this.counter('requests_total', 'Requests that were computed, by kind and outcome.', [
@@ -69,6 +80,31 @@ export class Metrics {
 
   constructor() {
     collectDefaultMetrics({ register: this.registry });
+  }
+
+  /**
+   * `vllm:lora_requests_info`, as the Gateway API inference extension and llm-d read it to route by adapter: one series whose
+   * labels say which adapters run and wait, whose value is the time in seconds. Asked for at each scrape.
+   */
+  watchLora(use: () => LoraUse): void {
+    const gauge = new Gauge({
+      name: 'vllm:lora_requests_info',
+      help: 'Adapters with running and with waiting requests, as labels; the value is the time of the scrape.',
+      labelNames: ['max_lora', 'running_lora_adapters', 'waiting_lora_adapters'],
+      registers: [this.registry],
+      collect: () => {
+        const { max, running, waiting } = use();
+        gauge.reset();
+        gauge.set(
+          {
+            max_lora: String(max),
+            running_lora_adapters: running.sort().join(','),
+            waiting_lora_adapters: waiting.sort().join(','),
+          },
+          Date.now() / 1000,
+        );
+      },
+    });
   }
 
   step(report: StepReport, gauges: EngineGauges): void {

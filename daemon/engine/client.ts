@@ -32,6 +32,8 @@ export interface EngineTransport {
 export interface EngineObserver {
   step?(report: StepReport, gauges: EngineGauges): void;
   places?(places: AdapterPlace[], counters: TierCounters, loads: AdapterLoad[]): void;
+  /** An adapter could not be loaded; `cause` is for the log. */
+  loadFailed?(digest: string, cause: string): void;
   /** The last job or move that wanted this adapter version has ended. */
   released?(digest: string): void;
   /** The engine is gone for good; those in flight have been told. */
@@ -142,6 +144,16 @@ export class EngineClient {
     return this.byDigest.get(digest);
   }
 
+  /** Adapter versions with jobs that are computed, and those with jobs that wait. */
+  adaptersInUse(): { running: Set<string>; waiting: Set<string> } {
+    const running = new Set<string>();
+    const waiting = new Set<string>();
+    for (const { digest, started } of this.jobs.values()) {
+      if (digest !== null) (started ? running : waiting).add(digest);
+    }
+    return { running, waiting };
+  }
+
   /** Queues a job; its id is for `abort`. Throws `overloaded`, `rate_limit_exceeded`, or `engine_failed`. */
   submit(job: Omit<Job, 'job'>, listener: JobListener): number {
     if (this.gone !== null) throw this.gone;
@@ -234,6 +246,9 @@ export class EngineClient {
         else call?.reject(DaemonError.fromPlain(message.error));
         return;
       }
+      case 'load_failed':
+        this.observer.loadFailed?.(message.digest, message.cause);
+        return;
       case 'fatal':
         this.end(message.message);
         return;

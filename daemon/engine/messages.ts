@@ -111,4 +111,6 @@ export type FromEngine =
   | { type: 'step'; events: SequenceEvent[]; report: StepReport | null; gauges: EngineGauges }
   | { type: 'places'; places: AdapterPlace[]; counters: TierCounters; loads: AdapterLoad[] }
   | { type: 'moved'; call: number; error: PlainError | null }
+  /** An adapter's weights could not be brought in; `cause` is for the log, callers get a sentence. */
+  | { type: 'load_failed'; digest: string; cause: string }
   | { type: 'fatal'; message: string };

@@ -3,6 +3,7 @@ export interface StepBudgetOptions {
   prefillRowsMin: number;
   prefillRowsAloneMin: number;
   mixedStepTargetMs: number;
+  crowdedStepTargetMs: number;
   aloneStepTargetMs: number;
 }
 
@@ -35,9 +36,9 @@ export class StepBudget {
     this.rowMicros = blend(this.rowMicros, rest / prefillRows);
   }
 
-  /** Prefill rows that the next step may take. */
-  prefillRows(decodeRows: number): number {
-    const { stepTokensMax, prefillRowsMin, prefillRowsAloneMin, mixedStepTargetMs, aloneStepTargetMs } = this.options;
+  /** Prefill rows that the next step may take, for `prompts` sequences that wait for their first token. */
+  prefillRows(decodeRows: number, prompts: number): number {
+    const { stepTokensMax, prefillRowsMin, prefillRowsAloneMin, aloneStepTargetMs } = this.options;
     if (decodeRows === 0) {
       return clamp(
         Math.floor((aloneStepTargetMs * 1000) / this.rowMicros),
@@ -46,7 +47,8 @@ export class StepBudget {
       );
     }
     const room = Math.max(stepTokensMax - decodeRows, 0);
-    const rows = Math.floor((mixedStepTargetMs * 1000 - this.decodeMicros) / this.rowMicros);
+    const targetMs = prompts > decodeRows ? this.options.crowdedStepTargetMs : this.options.mixedStepTargetMs;
+    const rows = Math.floor((targetMs * 1000 - this.decodeMicros) / this.rowMicros);
     return clamp(rows, Math.min(prefillRowsMin, room), room);
   }
 }

@@ -8,6 +8,7 @@ import { invariant } from '../errors.ts';
 import { EngineHost } from './host.ts';
 import type { EngineSettings, FromEngine, ToEngine } from './messages.ts';
 import { engineSize } from './size.ts';
+import { warmUp } from './warm-up.ts';
 
 const port = parentPort;
 invariant(port !== null, 'this file runs in a worker thread');
@@ -37,8 +38,19 @@ const tiers = new TieredAdapters(
     setSlot: (slot, image) => engine.setSlot(slot, image),
     clearSlot: (slot) => engine.clearSlot(slot),
   },
-  { slots: size.slots, hostBytesMax: settings.hostBytesMax },
+  {
+    slots: size.slots,
+    hostBytesMax: settings.hostBytesMax,
+    onError: (digest, cause) => post({ type: 'load_failed', digest, cause: String(cause) }),
+  },
 );
+await warmUp({
+  ...size,
+  model,
+  engine,
+  sequencesMax: settings.scheduler.sequencesMax,
+  rowsMax: settings.scheduler.stepTokensMax,
+});
 
 post({ type: 'ready', model: model.info, kvCells: engine.kvCells, slots: size.slots });
 const host = new EngineHost({

@@ -140,14 +140,39 @@ describe('daemon process', () => {
       d.generate(body({ adapter, callerHash: 'e'.repeat(64) })).then(readEvents),
     );
     await expect.poll(async () => (await json<DaemonHealth>(d.call('GET', '/health'))).queue.waiting).toBe(3);
+    const lora = async () =>
+      (await (await d.call('GET', '/metrics')).text())
+        .split('\n')
+        .filter((l) => l.startsWith('vllm:lora_requests_info'));
+    expect(await lora()).toEqual([
+      expect.stringMatching(
+        /^vllm:lora_requests_info\{max_lora="1",running_lora_adapters="w1",waiting_lora_adapters="w2,w3"\} 1\.?\d+/,
+      ),
+    ]);
     expect((await d.call('DELETE', '/adapters/w2')).status).toBe(200);
     expect((await add(d, 'w3', 4, true)).status).toBe(200);
     for (const events of await Promise.all(waiting)) expect(last(events)).toMatchObject({ type: 'end' });
     expect(last(await long.rest()).type).toBe('end');
+    expect(await lora()).toEqual([expect.stringContaining('running_lora_adapters="",waiting_lora_adapters=""')]);
     const root = join(folder, `data${folders}`, 'adapters');
     await expect
       .poll(() => readdirSync(root).filter((name) => adapters.slice(1).some(({ digest }) => digest === name)))
       .toEqual([]);
+  });
+
+  it('says in its log, and only there, why an adapter could not be loaded', async () => {
+    const d = await start();
+    const { digest } = await json<Adapter>(add(d, 'lost', 1));
+    expect((await d.call('POST', '/adapters/lost/load')).status).toBe(200);
+    expect((await d.call('POST', '/adapters/lost/unload')).status).toBe(200);
+    rmSync(join(folder, `data${folders}`, 'adapters', digest, 'adapter_model.safetensors'));
+    const answer = await d.call('POST', '/adapters/lost/load');
+    expect(answer.status).toBe(503);
+    const told = await answer.text();
+    expect(told).not.toMatch(/ENOENT|adapter_model|\/adapters\//);
+    await expect.poll(() => d.output.find((line) => line.includes('could not be loaded'))).toBeDefined();
+    const line = d.output.find((text) => text.includes('could not be loaded')) as string;
+    expect(JSON.parse(line)).toMatchObject({ adapters: ['lost'], digest, cause: expect.stringContaining('ENOENT') });
   });
 
   it('takes an adapter as an upload', async () => {

@@ -32,6 +32,7 @@ const OPTIONS: SchedulerOptions = {
   prefillRowsMin: 4,
   prefillRowsAloneMin: 8,
   mixedStepTargetMs: 0.1,
+  crowdedStepTargetMs: 0.2,
   aloneStepTargetMs: 1,
   reserveTokens: 8,
   overtakeMax: 5,
@@ -241,6 +242,32 @@ describe('scheduler', () => {
     expect(ask(5, 'a', null)).toBe(0);
     b.loop.scheduler.forget('x');
     expect(ask(6, 'a', 'x')).toBe(0);
+  });
+
+  it('charges prompts too: whoever sends long ones gets fewer turns than whoever sends short ones', () => {
+    const b = bench({
+      runningMax: 1,
+      stepTokensMax: 64,
+      prefillRowsAloneMin: 64,
+      prefixCacheShare: 0,
+      overtakeMax: 1000,
+    });
+    const ask = (id: number, digest: string, length: number) =>
+      b.loop.submit(
+        job(id, {
+          prompt: Array.from({ length }, (_, i) => ((id * 7 + i) % 90) + 1),
+          maxTokens: 1,
+          adapter: handle(digest),
+          sampler: { ...SAMPLER, ignoreEos: true },
+        }),
+      );
+    for (let i = 0; i < 8; i += 1) ask(i, 'long', 38);
+    for (let i = 0; i < 8; i += 1) ask(100 + i, 'short', 8);
+    run(b);
+    const order = b.events.flatMap((e) => (e.type === 'finished' ? [e.job] : []));
+    // A long one costs 38 + 2, a short one 8 + 2: four short ones for each long one.
+    expect(order.slice(0, 5).filter((id) => id >= 100)).toHaveLength(4);
+    expect(order.slice(0, 10).filter((id) => id >= 100)).toHaveLength(8);
   });
 
   it('computes the prompt of n choices once', () => {
