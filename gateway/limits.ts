@@ -4,6 +4,8 @@ export const limits = {
   bodyBytesMax: 10 * 1024 * 1024,
   /** Adapter uploads, which are piped through and never held. */
   uploadBytesMax: 4 * 1024 * 1024 * 1024,
+  /** How long the rest of a refused upload is read past, so that its sender can read why. */
+  refusedUploadMs: 30_000,
   /** Sum of header names and values. Node's own cap is set above it, so that the answer has our error shape. */
   headerBytesMax: 32 * 1024,
   authorizationBytesMax: 512,

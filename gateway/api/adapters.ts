@@ -1,6 +1,7 @@
 /** /api/adapters: add (from a path, the hub, or an upload piped straight through), list, remove, pin, load. */
-import type { Context } from 'hono';
+
 import { z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import { type Adapter, adapterName } from '../../daemon/protocol.ts';
 import { canUseModel } from '../auth/scopes.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
@@ -108,28 +109,45 @@ async function upload(services: Services, c: Context<AppEnv>, contentType: strin
   const name = given === undefined ? '' : checkName(c, given);
   const { body } = c.req.raw;
   if (body === null) throw badRequest('files', 'missing_required_parameter', "Missing required parameter: 'files'.");
+  const reader = body.getReader();
   let bytes = 0;
   let overflow = false;
-  const counted = body.pipeThrough(
-    new TransformStream<Uint8Array, Uint8Array>({
-      transform(chunk, controller) {
-        bytes += chunk.byteLength;
-        if (bytes > limits.uploadBytesMax) {
-          overflow = true;
-          controller.error(tooLarge(limits.uploadBytesMax));
-        } else controller.enqueue(chunk);
-      },
-    }),
-  );
-  if (name !== '') await refuseBaseName(services, name);
-  const client = await services.pool.placement(name);
+  const counted = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { value, done } = await reader.read();
+      bytes += value?.byteLength ?? 0;
+      if (done) controller.close();
+      else if (bytes > limits.uploadBytesMax) {
+        overflow = true;
+        controller.error(tooLarge(limits.uploadBytesMax));
+      } else controller.enqueue(value);
+    },
+  });
   try {
+    if (name !== '') await refuseBaseName(services, name);
+    const client = await services.pool.placement(name);
     return await client.uploadAdapter(counted, contentType, c.req.raw.signal, name);
   } catch (error) {
     if (overflow) throw tooLarge(limits.uploadBytesMax);
+    await readPast(reader);
     throw error;
   } finally {
     services.pool.invalidate();
+  }
+}
+
+/**
+ * Reads what still comes of a refused upload, so that the refusal can be read: many clients send all before they read, and a connection
+ * that is closed meanwhile takes the answer with it, or breaks under the next request.
+ */
+async function readPast(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  const timer = setTimeout(() => reader.cancel().catch(() => {}), limits.refusedUploadMs);
+  try {
+    while (!(await reader.read()).done);
+  } catch {
+    // Whoever sent it is gone.
+  } finally {
+    clearTimeout(timer);
   }
 }
 
