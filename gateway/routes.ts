@@ -12,8 +12,8 @@ import {
 } from './api/adapters.ts';
 import { createKey, keyCreateRequest, keyPatchRequest, keyView, listKeys, patchKey, revokeKey } from './api/keys.ts';
 import type { Access } from './auth/scopes.ts';
-import { chatRequest } from './openai/chat-request.ts';
 import { createChatCompletion } from './openai/chat.ts';
+import { chatRequest } from './openai/chat-request.ts';
 import { completionRequest } from './openai/completion-request.ts';
 import { createCompletion } from './openai/completions.ts';
 import { createEmbedding, embeddingRequest } from './openai/embeddings.ts';
@@ -194,7 +194,7 @@ export function routesOf(
       path: '/log/consistency',
       access: 'public',
       tag: log,
-      summary: 'Consistency proof between two tree sizes (?from=&to=)',
+      summary: 'Consistency proof between two tree sizes (?from=&to=; without `to`, up to now)',
       handler: (c) => logConsistency(s, c),
     },
     {

@@ -113,6 +113,8 @@ describe.skipIf(model === null)(`serving${model === null ? ` (${SKIP_REASON})` :
       kind: 'consistency',
       pinned: true,
     });
+    const upToNow = await (await product.call('GET', `/log/consistency?from=${sizes[0]}`)).text();
+    expect(verifyText(upToNow, { vkey: product.vkey })).toMatchObject({ ok: true, kind: 'consistency' });
     // Origin, size and root of the old tree are those that were signed then.
     expect(growth.oldCheckpoint.split('\n').slice(0, 3)).toEqual(checkpoint.split('\n').slice(0, 3));
   });
