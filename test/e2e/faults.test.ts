@@ -379,12 +379,16 @@ describe.skipIf(model === null)(`faults${model === null ? ` (${SKIP_REASON})` : 
 
     it('the gateway killed mid-stream: it comes back, and what was reserved is settled by the log', async () => {
       const key = await product.makeKey({ budget_micros: 1_000_000 });
+      const before = (await product.health()).supervisor;
       const stream = await beginStream({}, { key: key.key });
       expect((await product.key(key.id)).reserved_micros).toBeGreaterThan(0);
       process.kill(product.pid('gateway'), 'SIGKILL');
       expect((await stream.rest()).broke).toBe(true);
       await until('the gateway is back', async () => (await product.health()).status === 'ready', 40_000);
-      expect((await product.health()).supervisor).toMatchObject({ gateway: { restarts: 1 }, daemon: { restarts: 1 } });
+      expect((await product.health()).supervisor).toMatchObject({
+        gateway: { restarts: 1 },
+        daemon: { restarts: before.daemon?.restarts },
+      });
 
       // The daemon saw its caller go, and stopped.
       const receipt = await receiptOf(stream.receiptId);

@@ -51,7 +51,7 @@ function expectSame(alone: Answer[], together: Answer[]): void {
   expect(differences.filter((one) => one !== null).length).toBeLessThanOrEqual(alone.length / 4);
 }
 
-describe.skipIf(model === null)(`serving${model === null ? ` (${SKIP_REASON})` : ''}`, () => {
+describe.skipIf(model === null)(`serving${model === null ? ` (${SKIP_REASON})` : ''}`, { timeout: 120_000 }, () => {
   beforeAll(async () => {
     product = await Product.start();
     client = product.client();
