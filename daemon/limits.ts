@@ -16,8 +16,6 @@ export const ENGINE_LIMITS = {
   mixedStepTargetMs: 150,
   /** A step without decoding rows should not take longer: a cancellation and a new request wait for it. */
   aloneStepTargetMs: 600,
-  /** The same where more prompts wait for their first token than sequences decode: one longer gap for few, sooner tokens for many. */
-  crowdedStepTargetMs: 300,
   /** Longest warm-up before the engine reports ready; the step under way when it is over still ends. */
   warmUpMs: 350,
   /** KV cells an admitted sequence may count on for what it has still to generate; beyond them it may be preempted. */

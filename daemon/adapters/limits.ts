@@ -40,8 +40,8 @@ export const HUB_LIMITS = {
 
 /** The tiers inside the engine thread. */
 export const TIER_LIMITS = {
-  /** Adapters read and built at the same time; more would only share the same disk and cores. */
-  loadsMax: 2,
+  /** Adapters read and built at the same time: while streams run, each waits for the ends of steps, so one alone uses little. */
+  loadsMax: 4,
   /** For so long everybody who asks for an adapter that failed to load hears the same, before it is tried again. */
   failureMs: 1_000,
   /** Load times kept until somebody takes them. */

@@ -16,7 +16,6 @@ export interface SchedulerOptions {
   prefillRowsMin: number;
   prefillRowsAloneMin: number;
   mixedStepTargetMs: number;
-  crowdedStepTargetMs: number;
   aloneStepTargetMs: number;
   reserveTokens: number;
   overtakeMax: number;
@@ -365,10 +364,7 @@ export class Scheduler {
   private planPrefill(kind: SequenceKind, rows: PlanRow[], decodeRows: number): Plan | null {
     const prompts = [...this.running].filter((s) => s.kind === kind && s.pending > 0 && !s.decoding);
     if (prompts.length > 0) {
-      const budget = this.budget.prefillRows(
-        this.decodersOf(kind, decodeRows),
-        kind === 'generate' ? prompts.length : 0,
-      );
+      const budget = this.budget.prefillRows(this.decodersOf(kind, decodeRows));
       this.makeFree(decodeRows, rows, prompts);
       if (prompts.length === 0) return null;
       let left = Math.min(budget, this.kv.kvCellsFree - decodeRows);

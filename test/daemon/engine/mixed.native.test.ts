@@ -46,7 +46,7 @@ async function mixedEqualsAlone(
     nativeJob(100 + i, prompt(40, 50 + i, bench.model.info.vocabulary), { adapter, maxTokens }),
   );
   const mixed = bench.run(
-    { stepTokensMax: 40, prefillRowsAloneMin: 16, mixedStepTargetMs: 5, crowdedStepTargetMs: 5, runningMax: 12 },
+    { stepTokensMax: 40, prefillRowsAloneMin: 16, mixedStepTargetMs: 5, runningMax: 12 },
     { slots: 4, kvCells: 2048 },
   );
   await mixed.finish((turn) => {
@@ -167,9 +167,7 @@ describe('engine with a tiny model', () => {
     const prompts = [12, 70, 3].map((n) => Int32Array.from(prompt(n, n, bench.model.info.vocabulary)));
     const vectors = async (busy: boolean) => {
       const run = bench.run(
-        busy
-          ? { runningMax: 8, stepTokensMax: 24, prefillRowsAloneMin: 8, mixedStepTargetMs: 1, crowdedStepTargetMs: 1 }
-          : {},
+        busy ? { runningMax: 8, stepTokensMax: 24, prefillRowsAloneMin: 8, mixedStepTargetMs: 1 } : {},
       );
       if (busy) for (let id = 1; id < 4; id += 1) run.loop.submit(nativeJob(id, prompt(9, id, 100), { maxTokens: 30 }));
       run.loop.submit({

@@ -32,7 +32,6 @@ const OPTIONS: SchedulerOptions = {
   prefillRowsMin: 4,
   prefillRowsAloneMin: 8,
   mixedStepTargetMs: 0.1,
-  crowdedStepTargetMs: 0.2,
   aloneStepTargetMs: 1,
   reserveTokens: 8,
   overtakeMax: 5,
