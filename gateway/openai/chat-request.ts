@@ -141,8 +141,8 @@ export function translateChat(body: ChatRequest): TranslatedChat {
         messages: body.messages.map(messageOf),
         tools,
         toolChoice,
-        // The legacy form has room for one call.
-        parallelToolCalls: style.legacy ? false : (body.parallel_tool_calls ?? true),
+        // The legacy form has room for one call, and who names a function wants that one called.
+        parallelToolCalls: style.legacy || style.forced ? false : (body.parallel_tool_calls ?? true),
         templateArguments: body.chat_template_kwargs ?? {},
       },
       sampling: samplingOf(body),

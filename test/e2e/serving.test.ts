@@ -1,6 +1,6 @@
 /** The whole product with the real default model, asked over HTTP with the official SDK. */
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv } from 'ajv';
 import type OpenAI from 'openai';
@@ -10,7 +10,7 @@ import { verifyFile, verifyText } from '../../daemon/receipts/verify.ts';
 import { defaultModelPath, SKIP_REASON } from '../support/model.ts';
 import { writeAdapters } from './adapters.ts';
 import { type Answer, difference, streamChat } from './answers.ts';
-import { BASE, PRICE, Product, until } from './product.ts';
+import { BASE, PRICE, Product, root, until } from './product.ts';
 
 const QUESTIONS = [
   'What is the capital of France?',
@@ -23,6 +23,8 @@ const QUESTIONS = [
   'What is 2 + 2?',
 ];
 const TOKENS = 40;
+/** Adapters trained with PEFT on the E2E data set, which not every machine has. */
+const TRAINED = join(root, '..', 'shared', 'fixtures', 'adapters');
 
 let product: Product;
 let client: OpenAI;
@@ -192,6 +194,24 @@ describe.skipIf(model === null)(`serving${model === null ? ` (${SKIP_REASON})` :
     expect(value(/^modelfactory_adapter_tier_events\{.*event="misses"/)).toBeGreaterThanOrEqual(paths.size);
   });
 
+  it.skipIf(!existsSync(TRAINED))(
+    'answers as an adapter was trained to (skipped without trained adapters)',
+    async () => {
+      for (const [name, file] of [
+        ['trained', 'e2e'],
+        ['trained-gguf', 'e2e.gguf'],
+      ] as const) {
+        await product.addAdapter(name, join(TRAINED, file));
+        const content = 'Describe the restaurant: name[The Eagle], eatType[coffee shop], food[French], area[riverside]';
+        const answer = await streamChat(client, { model: name, messages: [{ role: 'user', content }] });
+        expect(answer).toMatchObject({
+          text: 'The Eagle is a coffee shop located in the riverside area.',
+          finish: 'stop',
+        });
+      }
+    },
+  );
+
   it('calls a tool whenever one is required, streamed or not, with arguments that fit its schema', async () => {
     const parameters = {
       type: 'object',
@@ -253,8 +273,14 @@ describe.skipIf(model === null)(`serving${model === null ? ` (${SKIP_REASON})` :
       tool_choice: { type: 'function', function: { name: 'get_time' } },
       max_tokens: 200,
     });
-    const [forced] = named.choices[0]?.message.tool_calls ?? [];
-    expect(forced).toMatchObject({ type: 'function', function: { name: 'get_time' } });
+    const forced = named.choices[0]?.message.tool_calls ?? [];
+    expect(forced).toEqual([
+      {
+        id: expect.stringMatching(/./),
+        type: 'function',
+        function: { name: 'get_time', arguments: expect.any(String) },
+      },
+    ]);
   });
 
   it('answers with JSON that fits the schema at any temperature, with and without an adapter', async () => {
