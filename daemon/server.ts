@@ -167,6 +167,16 @@ export function createServer(options: ServerOptions): DaemonServer {
       return c.json(answer);
     });
   });
+  // No receipt yet is not the same as no receipt: whoever settles an account has to wait for the end.
+  app.get('/receipts/by-request/:requestId', async (c, next) => {
+    const requestId = c.req.param('requestId');
+    if (underWay.has(requestId))
+      throw new DaemonError(
+        'request_id_in_use',
+        `the request ${requestId} is still under way; its receipt comes with its end`,
+      );
+    await next();
+  });
   for (const part of options.parts ?? []) app.route('/', part);
 
   /** Runs one piece of work under its request id. */

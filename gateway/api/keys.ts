@@ -89,11 +89,19 @@ function forbidden(message: string): ApiError {
 
 const isAdmin = (principal: Principal) => principal.scopes.has('admin');
 
-/** Whoever is not admin hands out at most its own scopes, models and life time, and no money at all if its own is limited. */
-function checkGrant(
-  principal: Principal,
-  grant: { scopes: readonly string[]; models: readonly string[] | null; expiresAt: number | null },
-): void {
+const RATES = ['requestsPerMinute', 'tokensPerMinute', 'concurrency'] as const;
+const RATE_DEFAULTS = {
+  requestsPerMinute: limits.requestsPerMinuteDefault,
+  tokensPerMinute: limits.tokensPerMinuteDefault,
+  concurrency: limits.concurrencyDefault,
+};
+
+type Grant = { scopes: readonly string[]; models: readonly string[] | null; expiresAt: number | null } & {
+  [rate in (typeof RATES)[number]]: number | null;
+};
+
+/** Whoever is not admin hands out at most its own scopes, models, rates and life time, and no money at all if its own is limited. */
+function checkGrant(principal: Principal, grant: Grant): void {
   if (isAdmin(principal)) return;
   const scope = grant.scopes.find((one) => !principal.scopes.has(one));
   if (scope !== undefined)
@@ -108,6 +116,10 @@ function checkGrant(
   if (principal.expiresAt !== null && (grant.expiresAt === null || grant.expiresAt > principal.expiresAt)) {
     throw forbidden('This key cannot grant a longer life than its own.');
   }
+  for (const rate of RATES) {
+    if ((grant[rate] ?? RATE_DEFAULTS[rate]) > principal[rate])
+      throw forbidden('This key cannot grant higher rate limits than its own; name them in the request.');
+  }
 }
 
 export async function createKey(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -119,6 +131,9 @@ export async function createKey(services: Services, c: Context<AppEnv>): Promise
     scopes: body.scopes,
     models: extra.models ?? null,
     expiresAt: extra.expiresAt ?? null,
+    requestsPerMinute: extra.requestsPerMinute ?? null,
+    tokensPerMinute: extra.tokensPerMinute ?? null,
+    concurrency: extra.concurrency ?? null,
   });
   const { row, credential } = await services.keys.create({ name: body.name, scopes: body.scopes as Scope[], ...extra });
   // The only time the credential is ever shown.
@@ -144,11 +159,7 @@ export async function patchKey(services: Services, c: Context<AppEnv>): Promise<
   const row = await manageable(services, c);
   const body = parseWith(keyPatchRequest, await readJsonObject(c.req.raw));
   const extra = limitsOf(body);
-  checkGrant(c.get('principal'), {
-    scopes: row.scopes,
-    models: extra.models === undefined ? row.models : extra.models,
-    expiresAt: extra.expiresAt === undefined ? row.expiresAt : extra.expiresAt,
-  });
+  checkGrant(c.get('principal'), { ...row, ...extra });
   const changed = await services.keys.patch(row.id, {
     ...(body.name === undefined ? {} : { name: body.name }),
     ...extra,

@@ -120,8 +120,8 @@ export class DaemonClient {
   receipt(id: string): Promise<ReceiptBundle> {
     return this.#json('GET', `/receipts/${encodeURIComponent(id)}`);
   }
-  /** null while (or if) there is no durable receipt of that request. @throws ApiError if the daemon cannot say. */
-  async settlement(requestId: string): Promise<ReceiptSettlement | null> {
+  /** `under_way`: there will be a receipt; null: there is none. @throws ApiError if the daemon cannot say. */
+  async settlement(requestId: string): Promise<ReceiptSettlement | 'under_way' | null> {
     try {
       return await this.#json(
         'GET',
@@ -131,6 +131,7 @@ export class DaemonClient {
       );
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) return null;
+      if (error instanceof ApiError && error.status === 409) return 'under_way';
       throw error;
     }
   }

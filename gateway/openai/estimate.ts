@@ -14,7 +14,9 @@ function bytesOf(prompt: Prompt): number {
   if (prompt.kind === 'text') return utf8Length(prompt.text);
   return (
     utf8Length(JSON.stringify(prompt.messages)) +
-    (prompt.tools === undefined ? 0 : utf8Length(JSON.stringify(prompt.tools)))
+    (prompt.tools === undefined ? 0 : utf8Length(JSON.stringify(prompt.tools))) +
+    // Templates may write their arguments into the prompt.
+    (prompt.templateArguments === undefined ? 0 : utf8Length(JSON.stringify(prompt.templateArguments)))
   );
 }
 

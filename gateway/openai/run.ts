@@ -86,6 +86,8 @@ export async function answer(
 
   if (!plan.stream) {
     signal.addEventListener('abort', run.cancel, { once: true });
+    // Gone while its body was read or its model looked up: that event is over.
+    if (signal.aborted) run.cancel();
     try {
       await run.open(Number.POSITIVE_INFINITY);
       const whole = writers.whole(head);

@@ -43,7 +43,7 @@ export class Settler {
     for (let poll = 0; poll < limits.settlementPollsMax; poll++) {
       try {
         const settlement = await client.settlement(requestId);
-        if (settlement !== null) {
+        if (settlement !== null && settlement !== 'under_way') {
           await this.#ledger.post(requestId, { ...settlement, model });
           this.#log.info(
             { requestId, model, costMicros: settlement.costMicros, ...settlement.usage },
@@ -51,7 +51,8 @@ export class Settler {
           );
           return;
         }
-        absences += 1;
+        // Still being computed, or waiting for its receipt: however long that takes, it will be charged.
+        absences = settlement === null ? absences + 1 : 0;
         if (absences >= this.#absencesMax) {
           await this.#ledger.void(requestId);
           return;
@@ -90,6 +91,7 @@ export class Settler {
       try {
         const settlement = await client.settlement(requestId);
         if (settlement === null) continue;
+        if (settlement === 'under_way') return 'unreachable';
         await this.#ledger.post(requestId, { ...settlement, model: '(recovered)' });
         return 'posted';
       } catch {

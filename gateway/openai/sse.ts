@@ -45,6 +45,8 @@ export function sseResponse(options: SseOptions): Response {
           if (Date.now() - wroteAt >= limits.heartbeatMs) send(PING);
         }, limits.heartbeatMs / 3);
         options.signal.addEventListener('abort', leave, { once: true });
+        // Gone while the engine was asked: that event is over.
+        if (options.signal.aborted) leave();
         // Not awaited: `start` must return for the headers to leave.
         void (async () => {
           let failure: unknown;

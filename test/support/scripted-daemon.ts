@@ -43,6 +43,8 @@ export interface ScriptedDaemon {
   url: string;
   requests: GenerateRequest[];
   settlements: Map<string, ReceiptSettlement>;
+  /** Request ids whose receipts are still to come, as the test says. */
+  underWay: Set<string>;
   adapters: Map<string, Adapter>;
   uploads: { name: string; bytes: number; contentType: string }[];
   /** Requests that arrived, method and path. */
@@ -83,6 +85,7 @@ export async function startScriptedDaemon(
     url: '',
     requests: [],
     settlements: new Map(),
+    underWay: new Set(),
     adapters: new Map((options.adapters ?? []).map((name) => [name, adapterOf(name)])),
     uploads: [],
     log: [],
@@ -207,6 +210,7 @@ async function handle(daemon: ScriptedDaemon, request: IncomingMessage, response
   if (route === 'POST /adapters') return add(daemon, url, request, response);
   const settlement = /^\/receipts\/by-request\/(.+)$/.exec(url.pathname)?.[1];
   if (settlement !== undefined) {
+    if (daemon.underWay.has(settlement)) return refuse(response, 409, 'request_id_in_use', 'still under way');
     const found = daemon.settlements.get(settlement);
     return found === undefined
       ? refuse(response, 404, 'receipt_not_found', 'no such receipt')
