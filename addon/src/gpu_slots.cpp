@@ -6,14 +6,20 @@
 
 namespace mf {
 
-GpuSlots::GpuSlots(const Model & model, int slots, int rank) : model_(model), slots_(slots), rank_(rank) {
+// Mesa's software driver (22.3) crashes in ggml's gathered product when the stacks' rank is no multiple of its tiles; real
+// GPUs read zeros there, and would pay for the padding with memory.
+static int padded(const Model & model, int rank) {
+    return model.backend().device().software ? (rank + 31) / 32 * 32 : rank;
+}
+
+GpuSlots::GpuSlots(const Model & model, int slots, int rank) : model_(model), slots_(slots), rank_(padded(model, rank)) {
     const int              count  = model.h().layers * TARGET_COUNT;
     const ggml_init_params params = { ggml_tensor_overhead() * (2 * static_cast<std::size_t>(count) + 1), nullptr, true };
     context_                      = ggml_init(params);
     for (int i = 0; i < count; ++i) {
         const auto target = static_cast<Target>(i % TARGET_COUNT);
-        a_.push_back(ggml_new_tensor_3d(context_, GGML_TYPE_F16, model.target_in(target), rank, slots + 1));
-        b_.push_back(ggml_new_tensor_3d(context_, GGML_TYPE_F16, rank, model.target_out(target), slots + 1));
+        a_.push_back(ggml_new_tensor_3d(context_, GGML_TYPE_F16, model.target_in(target), rank_, slots + 1));
+        b_.push_back(ggml_new_tensor_3d(context_, GGML_TYPE_F16, rank_, model.target_out(target), slots + 1));
     }
     buffer_ = ggml_backend_alloc_ctx_tensors_from_buft(context_, model.backend().buffer_type());
     if (buffer_ == nullptr) {
