@@ -17,7 +17,7 @@ import { chatRequest } from './openai/chat-request.ts';
 import { completionRequest } from './openai/completion-request.ts';
 import { createCompletion } from './openai/completions.ts';
 import { createEmbedding, embeddingRequest } from './openai/embeddings.ts';
-import { deleteModel, getModel, listModels } from './openai/models.ts';
+import { deleteModel, getModel, listModelDetails, listModels } from './openai/models.ts';
 import { type HealthSources, health } from './ops/health.ts';
 import { INDEX_HTML } from './ops/index-page.ts';
 import { getReceipt, logCheckpoint, logConsistency, logTile, logVkey } from './ops/log-proxy.ts';
@@ -252,7 +252,7 @@ export function routesOf(
       access: 'any',
       tag: manage,
       summary: 'Base model and adapters, in detail',
-      handler: (c) => listModels(s, c),
+      handler: (c) => listModelDetails(s, c),
     },
     {
       method: 'get',

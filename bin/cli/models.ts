@@ -15,8 +15,16 @@ export async function listModels(client: GatewayClient, options: { json?: boolea
   }
   const since = (seconds: unknown) =>
     typeof seconds === 'number' && seconds > 0 ? new Date(seconds * 1000).toISOString().slice(0, 10) : '-';
-  const rows = answer.data.map(({ id, created }) => [String(id), since(created)]);
-  out(table(['MODEL', 'SINCE'], rows, 'No model is loaded.'));
+  const rows = answer.data.map(({ id, kind, bytes, tier, pinned, digest, created }) => [
+    String(id),
+    String(kind),
+    typeof bytes === 'number' ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : '-',
+    String(tier ?? '-'),
+    pinned === true ? 'yes' : pinned === false ? 'no' : '-',
+    String(digest ?? '-').slice(0, 12),
+    since(created),
+  ]);
+  out(table(['MODEL', 'KIND', 'SIZE', 'TIER', 'PINNED', 'DIGEST', 'SINCE'], rows, 'No model is loaded.'));
 }
 
 /** Fetches a model into the data folder; it is served after the next start with MODELFACTORY_BASE. */

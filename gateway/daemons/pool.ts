@@ -20,6 +20,7 @@ interface Node {
   /** When the snapshot (or the failure to get one) was taken. */
   at: number;
   refreshing: Promise<void> | null;
+  probing: Promise<DaemonHealth | null> | null;
   /** Not asked before this time. */
   downUntil: number;
 }
@@ -33,6 +34,12 @@ export interface ResolvedModel {
   created: number;
 }
 
+/** A model with all that is told of it. */
+export type ModelDetails = { id: string; bytes: number; digest: string; created: number } & (
+  | { kind: 'base'; tier: null; pinned: null }
+  | { kind: 'adapter'; tier: Adapter['tier']; pinned: boolean }
+);
+
 const TIER_WEIGHT = { slot: 4, host: 2, disk: 1 } as const;
 
 export class DaemonPool {
@@ -45,6 +52,7 @@ export class DaemonPool {
       snapshot: null,
       at: Number.NEGATIVE_INFINITY,
       refreshing: null,
+      probing: null,
       downUntil: 0,
     }));
     this.#now = now;
@@ -108,6 +116,24 @@ export class DaemonPool {
     }
     if (models.size === 0) throw engineUnavailable(limits.retryAfterSeconds);
     return [...models.values()];
+  }
+
+  /** All models, base models first. @throws ApiError engine_unavailable if no daemon answers. */
+  async details(): Promise<ModelDetails[]> {
+    const adapters = await this.adapters();
+    const bases = new Map<string, ModelDetails>();
+    for (const { snapshot } of this.#serving()) {
+      const { id, weightBytes, digest, created } = snapshot.model;
+      bases.set(id, { id, kind: 'base', bytes: weightBytes, digest, created, tier: null, pinned: null });
+    }
+    return [
+      ...bases.values(),
+      ...adapters
+        .filter(({ name }) => !bases.has(name))
+        .map(({ name, bytes, digest, created, tier, pinned }): ModelDetails => {
+          return { id: name, kind: 'adapter', bytes, digest, created, tier, pinned };
+        }),
+    ];
   }
 
   /** @throws ApiError model_not_found, or engine_unavailable if nobody can say. */
@@ -208,8 +234,22 @@ export class DaemonPool {
     return this.#nodes.find((node) => node.client === client) as Node;
   }
 
-  async health(): Promise<(DaemonHealth | null)[]> {
-    await this.#look(false);
-    return this.#nodes.map((node) => node.snapshot?.health ?? null);
+  /** As each daemon says now, nothing remembered: null where it does not answer. Callers at the same time share one probe. */
+  health(): Promise<(DaemonHealth | null)[]> {
+    return Promise.all(
+      this.#nodes.map((node) => {
+        node.probing ??= node.client
+          .health()
+          .catch(() => {
+            // What was remembered of it is not believed any longer either.
+            node.at = Number.NEGATIVE_INFINITY;
+            return null;
+          })
+          .finally(() => {
+            node.probing = null;
+          });
+        return node.probing;
+      }),
+    );
   }
 }

@@ -1,4 +1,4 @@
-/** /v1/models: the base and every adapter, as far as the key may use them. */
+/** /v1/models and /api/models: the base and every adapter, as far as the key may use them. */
 import type { Context } from 'hono';
 import { canUseModel } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
@@ -13,6 +13,11 @@ function shape(model: ResolvedModel) {
 export async function listModels(services: Services, c: Context<AppEnv>): Promise<Response> {
   const models = await services.pool.models();
   return c.json({ object: 'list', data: models.filter(({ id }) => canUseModel(c.get('principal'), id)).map(shape) });
+}
+
+export async function listModelDetails(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const models = (await services.pool.details()).filter(({ id }) => canUseModel(c.get('principal'), id));
+  return c.json({ object: 'list', data: models.map((model) => ({ object: 'model', ...model })) });
 }
 
 export async function getModel(services: Services, c: Context<AppEnv>): Promise<Response> {

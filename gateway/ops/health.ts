@@ -11,7 +11,7 @@ export interface HealthSources {
 }
 
 export async function health(services: Services, sources: HealthSources, c: Context<AppEnv>): Promise<Response> {
-  const [daemons, database, supervisor] = await Promise.all([
+  const [answers, database, supervisor] = await Promise.all([
     services.pool.health(),
     sources.database().then(
       () => 'ok',
@@ -19,6 +19,9 @@ export async function health(services: Services, sources: HealthSources, c: Cont
     ),
     sources.supervisor().catch(() => null),
   ]);
+  // A daemon that the supervisor has seen die is not ready, whatever it said a moment ago.
+  const down = downState(supervisor);
+  const daemons = down === null ? answers : answers.map(() => null);
   const ready = daemons.some((daemon) => daemon?.status === 'ready' || daemon?.status === 'degraded');
   const status =
     ready && database === 'ok'
@@ -33,10 +36,16 @@ export async function health(services: Services, sources: HealthSources, c: Cont
       uptimeSeconds: Math.floor((services.now() - sources.startedAt) / 1000),
       database,
     },
-    daemons: daemons.map((daemon) => daemon ?? { status: 'unreachable' }),
+    daemons: daemons.map((daemon) => daemon ?? { status: down ?? 'unreachable' }),
     supervisor: processesOf(supervisor),
   };
   return c.json(body, status === 'unavailable' ? 503 : 200);
+}
+
+/** The state of the daemon that the supervisor runs, if it can't serve in it. */
+function downState(state: unknown): string | null {
+  const daemon = (state as { processes?: { daemon?: { state?: unknown } } } | null)?.processes?.daemon?.state;
+  return daemon === 'waiting_to_restart' || daemon === 'stopped' || daemon === 'failed' ? daemon : null;
 }
 
 /** State, restarts and since when, of each process; the rest (pids, commands, exit texts) is for the machine's owner. */
