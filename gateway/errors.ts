@@ -79,7 +79,6 @@ export function clientGone(): ApiError {
 /** Params of the protocol in the words of the OpenAI API. */
 const PARAMS: Record<string, string> = {
   adapter: 'model',
-  prompt: 'messages',
   maxTokens: 'max_tokens',
   responseFormat: 'response_format',
   topLogprobs: 'top_logprobs',

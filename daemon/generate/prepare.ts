@@ -64,7 +64,12 @@ export async function prepareGeneration(
           promptHash: textPromptHash(chat.prompt),
         }
       : readPrompt(request.prompt as Exclude<GenerateRequest['prompt'], { kind: 'chat' }>, vocabulary, context);
-  const maxTokens = roomFor(tokens.length, request.maxTokens ?? null, context.contextTokens);
+  const maxTokens = roomFor(
+    tokens.length,
+    request.maxTokens ?? null,
+    context.contextTokens,
+    chat === null ? 'prompt' : 'messages',
+  );
   const grammar = plan !== null ? plan.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
   const sampler: SamplerOptions = {
     ...request.sampling,
@@ -106,7 +111,7 @@ export async function prepareEmbedding(
   const hashes: string[] = [];
   let promptTokens = 0;
   for (const input of request.inputs) {
-    const { tokens, promptHash } = readPrompt(input, context.vocabulary, context);
+    const { tokens, promptHash } = readPrompt(input, context.vocabulary, context, 'input');
     if (tokens.length > context.contextTokens) {
       throw new DaemonError(
         'context_length_exceeded',
@@ -222,6 +227,7 @@ function readPrompt(
   prompt: { kind: 'text'; text: string } | { kind: 'tokens'; tokens: number[] },
   vocabulary: Vocabulary,
   context: PrepareContext | null = null,
+  param = 'prompt',
 ): { tokens: Int32Array; promptHash: string } {
   if (prompt.kind === 'tokens') {
     const bad = prompt.tokens.find((token) => token >= vocabulary.size);
@@ -229,14 +235,14 @@ function readPrompt(
       throw new DaemonError(
         'invalid_request_error',
         `token ${bad} is not in the vocabulary, which has ${vocabulary.size} tokens`,
-        'prompt',
+        param,
       );
     }
     const tokens = Int32Array.from(prompt.tokens);
     return { tokens, promptHash: tokensPromptHash(tokens) };
   }
-  const text = checkText(prompt.text, 'prompt');
-  if (context !== null) checkSize(text, 'prompt', context);
+  const text = checkText(prompt.text, param);
+  if (context !== null) checkSize(text, param, context);
   let tokens = vocabulary.tokenize(text, { special: false, addBos: vocabulary.addBos });
   if (tokens.length === 0) {
     // As with OpenAI, an empty prompt is the beginning of a document.
@@ -245,7 +251,7 @@ function readPrompt(
       throw new DaemonError(
         'invalid_request_error',
         'the prompt is empty and this model has no token to begin a text with',
-        'prompt',
+        param,
       );
     tokens = Int32Array.of(first);
   }
@@ -306,13 +312,13 @@ function checkText(text: string, param: string): string {
 }
 
 /** Tokens that may be generated; the error gives the numbers, as OpenAI's does. */
-function roomFor(promptTokens: number, asked: number | null, contextTokens: number): number {
+function roomFor(promptTokens: number, asked: number | null, contextTokens: number, param: string): number {
   const wanted = asked ?? 1;
   if (promptTokens + wanted > contextTokens) {
     throw new DaemonError(
       'context_length_exceeded',
       `This model's maximum context length is ${contextTokens} tokens. However, you requested ${promptTokens + wanted} tokens (${promptTokens} in the prompt, ${wanted} in the completion). Please reduce the length of the prompt or the completion.`,
-      asked !== null && promptTokens < contextTokens ? 'max_tokens' : 'messages',
+      asked !== null && promptTokens < contextTokens ? 'max_tokens' : param,
     );
   }
   return asked ?? contextTokens - promptTokens;

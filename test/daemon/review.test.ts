@@ -25,3 +25,16 @@ it('tells a request that still waits for its receipt from one that has none', as
   // The rig has no receipt routes: past the guard there is nothing.
   expect((await settlement()).status).toBe(404);
 });
+
+it.each([
+  ['a text', '/generate', { prompt: { kind: 'text', text: 'x'.repeat(3000) } }, 'prompt'],
+  ['tokens', '/generate', { prompt: { kind: 'tokens', tokens: new Array(3000).fill(1) } }, 'prompt'],
+  ['an input', '/embed', { inputs: [{ kind: 'text', text: 'x'.repeat(3000) }] }, 'input'],
+  ['an input of tokens', '/embed', { inputs: [{ kind: 'tokens', tokens: new Array(3000).fill(1) }] }, 'input'],
+])('names the field that is too long: %s', async (_, path, extra, param) => {
+  rig = await startRig({});
+  const { requestId, callerHash, adapter, price } = generateBody() as Record<string, unknown>;
+  const body = path === '/embed' ? { requestId, callerHash, adapter, price, ...extra } : generateBody(extra);
+  const response = await rig.post(path, body);
+  expect(await response.json()).toMatchObject({ error: { status: 400, code: 'context_length_exceeded', param } });
+});

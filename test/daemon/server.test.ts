@@ -212,6 +212,13 @@ describe('daemon server', () => {
       { prompt: { kind: 'text', text: 'x'.repeat(3000) } },
       400,
       'context_length_exceeded',
+      'prompt',
+    ],
+    [
+      'a chat that is too long',
+      { prompt: { kind: 'chat', messages: [{ role: 'user', content: 'x'.repeat(3000) }] } },
+      400,
+      'context_length_exceeded',
       'messages',
     ],
     ['a completion that does not fit', { maxTokens: 2040 }, 400, 'context_length_exceeded', 'max_tokens'],

@@ -47,7 +47,7 @@ test('a failure after the headers have left is told inside the stream', async ()
         code: 'context_length_exceeded',
         type: 'invalid_request_error',
         message: 'Too long.',
-        param: 'prompt',
+        param: 'messages',
       },
     });
   };

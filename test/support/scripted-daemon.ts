@@ -296,7 +296,7 @@ async function generate(daemon: ScriptedDaemon, body: unknown, response: ServerR
       400,
       'context_length_exceeded',
       `This model's maximum context length is ${daemon.model.contextTokens} tokens.`,
-      'prompt',
+      'messages',
     );
   }
   let closed = false;
