@@ -20,6 +20,7 @@ import { inspectModel } from './models/inspect.ts';
 import type { BaseModel, DaemonHealth } from './protocol.ts';
 import { ReceiptLogClient } from './receipts/client.ts';
 import { LogError } from './receipts/errors.ts';
+import { FullAudit } from './receipts/full-audit.ts';
 import { receiptRoutes } from './receipts/routes.ts';
 import { createServer, type DaemonEnv, type DaemonServer } from './server.ts';
 import { VERSION } from './version.ts';
@@ -48,17 +49,25 @@ async function main(): Promise<void> {
   let server: DaemonServer | null = null;
   let engine: EngineClient | null = null;
   let receipts: ReceiptLogClient | null = null;
+  let audit: FullAudit | null = null;
 
   const health = (): DaemonHealth => {
     const logHealth = receipts?.health();
-    const degraded = state.status === 'ready' && logHealth !== undefined && logHealth.status !== 'ok';
+    const trouble =
+      logHealth !== undefined && logHealth.status !== 'ok'
+        ? logHealth.detail
+        : audit?.report.status === 'failed'
+          ? audit.report.detail
+          : null;
+    const degraded = state.status === 'ready' && trouble !== null;
     return {
       status: degraded ? 'degraded' : state.status,
-      detail: degraded ? logHealth.detail : state.detail,
+      detail: degraded ? trouble : state.detail,
       version: VERSION,
       uptimeSeconds: Math.round((Date.now() - startedMs) / 1000),
       queue: { running: engine?.gauges.running ?? 0, waiting: engine?.waitingCount ?? 0 },
       logSize: receipts?.size ?? 0,
+      ...(audit === null ? {} : { logAudit: audit.report }),
     };
   };
 
@@ -93,6 +102,7 @@ async function main(): Promise<void> {
       // Whoever is still in flight is told, and what was generated is receipted before the log closes.
       await engine?.close();
       await Promise.race([idle, sleep(SERVER_LIMITS.drainMs)]);
+      audit?.stop();
       await receipts?.close();
       unlock();
       log.flush();
@@ -192,6 +202,16 @@ async function main(): Promise<void> {
   if (stopping !== null) return;
   state.status = 'ready';
   state.detail = '';
+  const whole = new FullAudit({
+    log: book,
+    idle: () => running.jobCount === 0,
+    onEnd: ({ status, leaves, detail }) => {
+      if (status === 'ok') log.info({ leaves }, 'the whole receipt log was audited');
+      else log.error({ leaves, cause: detail }, 'the audit of the receipt log failed');
+    },
+  });
+  audit = whole;
+  metrics.watchAudit(() => whole.report);
   const { device } = started.model;
   log.info(
     {

@@ -107,6 +107,27 @@ export class Metrics {
     });
   }
 
+  /** How the audit of the whole receipt log stands. Asked for at each scrape. */
+  watchAudit(report: () => { status: string; leaves: number }): void {
+    new Gauge({
+      name: 'modelfactory_receipt_audit',
+      help: '1 at the state of the audit of the whole receipt log that every start begins.',
+      labelNames: ['status'],
+      registers: [this.registry],
+      collect() {
+        for (const status of ['running', 'ok', 'failed']) this.set({ status }, report().status === status ? 1 : 0);
+      },
+    });
+    new Gauge({
+      name: 'modelfactory_receipt_audit_leaves',
+      help: 'Receipts that this audit has computed again.',
+      registers: [this.registry],
+      collect() {
+        this.set(report().leaves);
+      },
+    });
+  }
+
   step(report: StepReport, gauges: EngineGauges): void {
     this.stepSeconds.observe(report.computeMicros / 1e6);
     if (report.overheadMicros > 0) this.overheadSeconds.observe(report.overheadMicros / 1e6);

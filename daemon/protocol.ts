@@ -291,6 +291,8 @@ export interface DaemonHealth {
   uptimeSeconds: number;
   queue: { running: number; waiting: number };
   logSize: number;
+  /** The audit of the whole log that every start begins; absent until the daemon is ready. `failed`: what is stored is not what was signed. */
+  logAudit?: { status: 'running' | 'ok' | 'failed'; leaves: number; detail: string };
 }
 
 /** Codes follow OpenAI where one exists. */

@@ -48,8 +48,11 @@ export interface ReceiptLogApi {
   tile(path: string): Promise<Uint8Array | null>;
   /** Sizes from 0 to `size`; `newSize` defaults to the whole log. Rejects with out_of_range. */
   consistency(oldSize: number, newSize?: number): Promise<ConsistencyBundle>;
-  /** Computes every hash again from the entries, from leaf `from` on. Rejects with log_tampered. */
-  audit(from?: number): Promise<{ leaves: number }>;
+  /**
+   * Computes every hash again from the entries, from leaf `from` on, at most `leavesMax` of them; where that reaches the end
+   * of the tree, its root is held against the signed checkpoint. Rejects with log_tampered.
+   */
+  audit(from?: number, leavesMax?: number): Promise<{ leaves: number }>;
   health(): LogHealth;
   readonly size: number;
   readonly vkey: string;

@@ -93,8 +93,8 @@ export class ReceiptLogClient implements ReceiptLogApi {
   consistency(oldSize: number, newSize?: number): Promise<ConsistencyBundle> {
     return this.#call({ name: 'consistency', oldSize, newSize }) as Promise<ConsistencyBundle>;
   }
-  audit(from = 0): Promise<{ leaves: number }> {
-    return this.#call({ name: 'audit', from }) as Promise<{ leaves: number }>;
+  audit(from = 0, leavesMax = Number.POSITIVE_INFINITY): Promise<{ leaves: number }> {
+    return this.#call({ name: 'audit', from, leavesMax }) as Promise<{ leaves: number }>;
   }
 
   /** Opens the log again in a new thread, for instance after somebody repaired what made it fail. Calls in flight reject. */

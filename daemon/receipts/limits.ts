@@ -14,6 +14,10 @@ export const LOG_LIMITS = {
   /** The newest leaves whose hashes are computed again from their entries when the log opens. */
   auditLeavesAtOpen: 20_000,
   auditPageLeaves: 1_000,
+  /** The audit of the whole log, after the start: leaves at a time, how long it waits while there is work, and how long at most. */
+  auditSliceLeaves: 2_000,
+  auditPauseMs: 250,
+  auditWaitMaxMs: 10_000,
   /** Pause before a full disk or failed I/O is tried again; doubles up to the maximum. */
   probeFirstMs: 500,
   probeMaxMs: 10_000,

@@ -15,7 +15,7 @@ export type Operation =
   | { name: 'checkpoint' }
   | { name: 'tile'; path: string }
   | { name: 'consistency'; oldSize: number; newSize: number | undefined }
-  | { name: 'audit'; from: number }
+  | { name: 'audit'; from: number; leavesMax: number }
   | { name: 'close' };
 
 export interface Request {

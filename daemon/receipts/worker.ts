@@ -36,7 +36,7 @@ async function run(log: ReceiptLog, operation: Operation): Promise<unknown> {
     case 'consistency':
       return log.consistency(operation.oldSize, operation.newSize);
     case 'audit':
-      return log.audit(operation.from);
+      return log.audit(operation.from, operation.leavesMax);
     case 'close':
       return log.close();
   }

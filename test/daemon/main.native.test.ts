@@ -230,6 +230,11 @@ describe('daemon process', () => {
     const again = await start({ MODELFACTORY_DATA: data });
     const { receiptId } = last(done) as { receiptId: string };
     expect((await again.call('GET', `/receipts/${receiptId}`)).status).toBe(200);
+    // The whole log is audited after the start; both receipts are there, or the one that was acknowledged.
+    await expect
+      .poll(async () => (await json<DaemonHealth>(again.call('GET', '/health'))).logAudit, { timeout: 5_000 })
+      .toMatchObject({ status: 'ok', detail: '' });
+    expect(await (await again.call('GET', '/metrics')).text()).toContain('modelfactory_receipt_audit{status="ok"} 1');
     expect(last(await readEvents(await again.generate(body()))).type).toBe('end');
   });
 
