@@ -29,6 +29,8 @@ export interface AppDeps {
   exclusiveDatabase: boolean;
   /** `post`: a faster way than `fetch` to read streams, where the runtime has one. */
   daemons: { urls: string[]; token: string; fetch: Fetch; post?: Post };
+  /** A shorter way for streams than a Response, where the runtime has one; `env` is what it hands to `fetch`. */
+  direct?: Services['direct'];
   price: Price;
   log: Log;
   /** /metrics without a key, for callers that did not come through a proxy. */
@@ -42,7 +44,8 @@ export interface AppDeps {
 }
 
 export interface App {
-  fetch: (request: Request) => Response | Promise<Response>;
+  /** `env`: what the runtime knows of the request besides, handed to `direct`. */
+  fetch: (request: Request, env?: unknown) => Response | Promise<Response>;
   services: Services;
   routes: Route[];
   openapi: () => unknown;
@@ -73,6 +76,7 @@ export function createApp(deps: AppDeps): App {
     metrics: new Metrics(),
     log: deps.log,
     price: deps.price,
+    direct: deps.direct ?? (() => null),
     now,
   };
 
@@ -101,7 +105,7 @@ export function createApp(deps: AppDeps): App {
     app.on(route.method.toUpperCase(), honoPath(route), guard(services, route, deps.openMetrics), route.handler);
   }
   describe(app, routes);
-  return { fetch: (request) => app.fetch(request), services, routes, openapi };
+  return { fetch: (request, env) => app.fetch(request, env as object), services, routes, openapi };
 }
 
 /** First in, last out: the record, the headers every answer has, the log line. */
@@ -136,9 +140,10 @@ function account(services: Services): MiddlewareHandler<AppEnv> {
     } else {
       await next();
     }
+    // A stream has its headers already, and writes its record when it ends.
+    if (record.deferred) return;
     headers['openai-processing-ms'] = String(Math.round(services.now() - record.startedAt));
     for (const name in headers) if (!c.res.headers.has(name)) c.res.headers.set(name, headers[name] as string);
-    if (record.deferred) return;
     record.status = c.res.status;
     writeRecord(services, record);
   };

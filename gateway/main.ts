@@ -16,6 +16,7 @@ import { undiciPost } from './daemons/undici-post.ts';
 import { openDatabase } from './db/open.ts';
 import { limits } from './limits.ts';
 import { createLog } from './log.ts';
+import { nodeStream } from './node-stream.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 
@@ -82,6 +83,7 @@ async function main(config: Config): Promise<void> {
     db: opened.db,
     exclusiveDatabase: opened.exclusive,
     daemons: { urls: config.daemonUrls, token: config.daemonToken, fetch: daemons.fetch, post: daemons.post },
+    direct: nodeStream,
     price: config.price,
     log,
     openMetrics: config.openMetrics,

@@ -1,11 +1,13 @@
 /** What the routes work with: made once in createApp, handed to every route. */
-import type { Price } from './config.ts';
+
 import type { BudgetLedger } from './auth/budget.ts';
 import type { KeyStore } from './auth/key-store.ts';
 import type { RateLimiter } from './auth/rate-limit.ts';
 import type { Principal } from './auth/scopes.ts';
+import type { Price } from './config.ts';
 import type { DaemonPool } from './daemons/pool.ts';
 import type { Settler } from './openai/settler.ts';
+import type { DirectStream } from './openai/sse.ts';
 import type { Metrics } from './ops/metrics.ts';
 
 export interface Log {
@@ -23,6 +25,8 @@ export interface Services {
   metrics: Metrics;
   log: Log;
   price: Price;
+  /** A runtime's own way to stream to the client of a request; null where it has none. */
+  direct: (env: unknown) => DirectStream | null;
   /** Milliseconds since 1970. */
   now: () => number;
 }

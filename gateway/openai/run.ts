@@ -117,10 +117,12 @@ export async function answer(
   record.deferred = true;
   record.status = 200;
   headers['x-receipt-id'] = record.receiptId;
+  headers['openai-processing-ms'] = String(Math.round(services.now() - record.startedAt));
   const writer = writers.stream(head);
   return sseResponse({
     signal,
     headers,
+    direct: services.direct(c.env),
     onGone: run.cancel,
     run: async (write) => {
       write(writer.begin());

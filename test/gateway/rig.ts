@@ -10,6 +10,7 @@ import type { NewKey } from '../../gateway/auth/key-store.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
 import { createLog } from '../../gateway/log.ts';
+import { nodeStream } from '../../gateway/node-stream.ts';
 import { DAEMON_TOKEN, type Script, type ScriptedDaemon, startScriptedDaemon } from '../support/scripted-daemon.ts';
 
 export const PRICE = { inputMicrosPerMillion: 1_000_000, outputMicrosPerMillion: 2_000_000, currency: 'USD' };
@@ -51,6 +52,8 @@ export async function startRig(
       fetch: (url, init) => fetch(url, init),
       ...(agent === undefined ? {} : { post: undiciPost(agent) }),
     },
+    // Without a socket there is no direct way, and streams are Web streams.
+    direct: nodeStream,
     price: PRICE,
     log: createLog({
       level: 'info',
