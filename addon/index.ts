@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { answerDepth, checkMessages, checkSchema, checkTools, JSON_DEPTH_MAX, jsonDepth } from './json-bounds.ts';
 import {
   type AdapterImage,
   type AdapterTensorPair,
@@ -266,10 +267,25 @@ export function openVocabulary(path: string): Vocabulary {
       checkInteger(token, 0, facts.size - 1, 'token');
       return call(() => vocabulary.tokenBytes(token, special));
     },
-    chatPrompt: (input) => call(() => vocabulary.chatPrompt(input)),
-    parseChat: (text, prompt, partial) =>
-      call(() => vocabulary.parseChat(text, prompt.format, prompt.parser, prompt.generationPrompt, partial)),
-    schemaToGrammar: (schema) => call(() => vocabulary.schemaToGrammar(schema)),
+    chatPrompt(input) {
+      checkMessages(input.messagesJson);
+      checkTools(input.toolsJson);
+      checkSchema(input.jsonSchema);
+      for (const value of Object.values(input.templateArguments ?? {})) {
+        check(jsonDepth(value) <= JSON_DEPTH_MAX, `a template argument is nested deeper than ${JSON_DEPTH_MAX} levels`);
+      }
+      return call(() => vocabulary.chatPrompt(input));
+    },
+    parseChat(text, prompt, partial) {
+      if (answerDepth(text) > JSON_DEPTH_MAX) {
+        throw new AddonError('template_invalid', `the answer is nested deeper than ${JSON_DEPTH_MAX} levels`);
+      }
+      return call(() => vocabulary.parseChat(text, prompt.format, prompt.parser, prompt.generationPrompt, partial));
+    },
+    schemaToGrammar(schema) {
+      checkSchema(schema);
+      return call(() => vocabulary.schemaToGrammar(schema));
+    },
     close: () => vocabulary.close(),
   };
 }
