@@ -101,7 +101,7 @@ Hyperparameters read_hyperparameters(const gguf_context * gguf) {
     h.norm_epsilon    = metadata.real("attention.layer_norm_rms_epsilon");
     require(h.layers > 0 && h.layers <= 1024 && h.heads > 0 && h.kv_heads > 0 && h.heads % h.kv_heads == 0 &&
                 h.heads <= 4096 && h.embedding > 0 && h.embedding <= (1 << 18) && h.feed_forward > 0 &&
-                h.feed_forward <= (1 << 20) && h.context_trained > 0,
+                h.feed_forward <= (1 << 20) && h.context_trained > 0 && h.norm_epsilon >= 0,
             "model_invalid", "the GGUF file's layer, head or width counts make no sense");
     h.head_dim = metadata.integer_or("attention.key_length", h.embedding / h.heads);
     require(metadata.integer_or("attention.value_length", h.head_dim) == h.head_dim, "architecture_unsupported",
@@ -111,9 +111,11 @@ Hyperparameters read_hyperparameters(const gguf_context * gguf) {
     h.rope_dimensions = metadata.integer_or("rope.dimension_count", h.head_dim);
     require(h.rope_dimensions > 0 && h.rope_dimensions <= h.head_dim && h.rope_dimensions % 2 == 0, "model_invalid", "rope.dimension_count makes no sense");
     h.rope_base             = metadata.real_or("rope.freq_base", 10000.0F);
-    const std::string scale = metadata.text_or("rope.scaling.type", "none");
+    // As libllama reads them: a factor without a type is linear, and none or zero is no scaling.
+    const std::string scale = metadata.text_or("rope.scaling.type", "linear");
     if (scale == "linear") {
-        h.rope_scale = 1.0F / metadata.real_or("rope.scaling.factor", 1.0F);
+        const float factor = metadata.real_or("rope.scaling.factor", metadata.real_or("rope.scale_linear", 0.0F));
+        h.rope_scale       = factor > 0 ? 1.0F / factor : 1.0F;
     } else {
         require(scale == "none", "architecture_unsupported", "RoPE scaling of type '" + scale + "' is not supported");
     }

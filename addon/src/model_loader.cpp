@@ -58,6 +58,13 @@ ggml_backend_buffer_type_t ModelLoader::matmul_buffer(ggml_type weight, int64_t 
     return model_.backend().buffer_type();
 }
 
+// ggml's CPU says that it supports a product with any type, and aborts or jumps to nowhere with integers, float64, and the
+// two formats that only activations are rounded to.
+static bool computable(ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 ||
+           (ggml_is_quantized(type) && type != GGML_TYPE_Q8_1 && type != GGML_TYPE_Q8_K);
+}
+
 ggml_tensor * ModelLoader::declare(ggml_backend_buffer_type_t type, const std::vector<std::string> & sources, bool split,
                                    Part * part) {
     auto & ctx = contexts_[type];
@@ -68,6 +75,8 @@ ggml_tensor * ModelLoader::declare(ggml_backend_buffer_type_t type, const std::v
         model_.contexts_.push_back(ctx);
     }
     const ggml_tensor * first = file_tensor(sources[0], true);
+    require(computable(first->type), "architecture_unsupported",
+            "the tensor " + sources[0] + " is of type " + ggml_type_name(first->type) + ", which cannot be computed with");
     int64_t             rows  = 0;
     for (const auto & source : sources) {
         rows += file_tensor(source, true)->ne[1];
@@ -82,13 +91,10 @@ ggml_tensor * ModelLoader::declare(ggml_backend_buffer_type_t type, const std::v
     return tensor;
 }
 
-ggml_tensor * ModelLoader::norm(const std::string & name, bool required) {
-    const ggml_tensor * tensor = file_tensor(name, required);
-    if (tensor == nullptr) {
-        return nullptr;
-    }
-    require(tensor->type == GGML_TYPE_F32 && ggml_n_dims(tensor) == 1, "model_invalid",
-            "the tensor " + name + " must be a float32 vector");
+ggml_tensor * ModelLoader::norm(const std::string & name, int width) {
+    const ggml_tensor * tensor = file_tensor(name, true);
+    require(tensor->type == GGML_TYPE_F32 && ggml_nelements(tensor) == width && tensor->ne[0] == width, "model_invalid",
+            "the tensor " + name + " must be a float32 vector of width " + std::to_string(width));
     return declare(model_.backend().buffer_type(), { name }, false, nullptr);
 }
 
@@ -188,15 +194,15 @@ void ModelLoader::declare_layer(int index) {
     Layer &           layer  = model_.layers[index];
     const auto &      h      = model_.h();
     const std::string prefix = "blk." + std::to_string(index) + ".";
-    layer.attn_norm          = norm(prefix + "attn_norm.weight", true);
-    layer.ffn_norm           = norm(prefix + "ffn_norm.weight", true);
+    layer.attn_norm          = norm(prefix + "attn_norm.weight", h.embedding);
+    layer.ffn_norm           = norm(prefix + "ffn_norm.weight", h.embedding);
     if (h.qk_norm) {
-        layer.q_norm = norm(prefix + "attn_q_norm.weight", true);
-        layer.k_norm = norm(prefix + "attn_k_norm.weight", true);
+        layer.q_norm = norm(prefix + "attn_q_norm.weight", h.head_dim);
+        layer.k_norm = norm(prefix + "attn_k_norm.weight", h.head_dim);
     }
     if (h.post_norms) {
-        layer.attn_post_norm = norm(prefix + "post_attention_norm.weight", true);
-        layer.ffn_post_norm  = norm(prefix + "post_ffw_norm.weight", true);
+        layer.attn_post_norm = norm(prefix + "post_attention_norm.weight", h.embedding);
+        layer.ffn_post_norm  = norm(prefix + "post_ffw_norm.weight", h.embedding);
     }
     for (int site = 0; site < SITE_COUNT; ++site) {
         layer.sites[site].parts.reserve(3);  // Pending keeps pointers to the parts
@@ -283,7 +289,7 @@ void ModelLoader::load() {
     model_.layers.resize(h.layers);
 
     model_.token_embedding = declare(model_.backend().buffer_type(), { "token_embd.weight" }, false, nullptr);
-    model_.output_norm     = norm("output_norm.weight", true);
+    model_.output_norm     = norm("output_norm.weight", h.embedding);
     const bool          tied   = file_tensor("output.weight", false) == nullptr;
     const std::string   head   = tied ? "token_embd.weight" : "output.weight";
     const ggml_tensor * source = file_tensor(head, true);

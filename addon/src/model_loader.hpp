@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdio>
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -34,7 +33,7 @@ class ModelLoader {
 
     ggml_tensor * file_tensor(const std::string & name, bool required) const;
     ggml_tensor * declare(ggml_backend_buffer_type_t type, const std::vector<std::string> & sources, bool split, Part * part);
-    ggml_tensor * norm(const std::string & name, bool required);
+    ggml_tensor * norm(const std::string & name, int width);
     void          declare_site(Site & site, SiteId id, int layer);
     void          declare_layer(int layer);
     void          place(Part & part, const std::vector<std::string> & sources, int in);
