@@ -225,6 +225,18 @@ void Engine::set_inputs(const Graph & graph, const StepBatch & b) {
 
 StepResult Engine::step(const StepBatch & b) {
     check(b);
+    try {
+        return compute(b);
+    } catch (...) {
+        // The caller never learns of this step's positions, so the cache must not hold them.
+        for (int row = b.rows - 1; row >= 0; --row) {
+            cache_.trim(b.sequences[row], b.positions[row]);
+        }
+        throw;
+    }
+}
+
+StepResult Engine::compute(const StepBatch & b) {
     const auto started = std::chrono::steady_clock::now();
 
     GraphShape shape;
@@ -233,35 +245,24 @@ StepResult Engine::step(const StepBatch & b) {
     shape.hidden  = b.want_hidden;
     shape.lora    = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
     describe_rows(b);
-    const auto undo = [&] {
-        for (int row = b.rows - 1; row >= 0; --row) {
-            cache_.trim(b.sequences[row], b.positions[row]);
-        }
-    };
-    StepResult    result;
-    const Graph * graph = nullptr;
-    try {
-        if (!model_->fused()) {
-            const int high = cache_.cells_high();
-            shape.cells    = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
-        }
-        graph = &graph_for(shape);
-        set_inputs(*graph, b);
-        model_->backend().compute(graph->graph());
-    } catch (...) {
-        undo();
-        throw;
+    if (!model_->fused()) {
+        const int high = cache_.cells_high();
+        shape.cells    = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
     }
+    const Graph & graph = graph_for(shape);
+    set_inputs(graph, b);
+    model_->backend().compute(graph.graph());
+    StepResult result;
     result.choices.resize(b.output_count);
     if (b.output_count > 0) {
-        const auto         width = static_cast<std::size_t>(graph->result->ne[0]);
+        const auto         width = static_cast<std::size_t>(graph.result->ne[0]);
         std::vector<float> copied;
         float *            values = nullptr;
-        if (ggml_backend_buffer_is_host(graph->result->buffer)) {
-            values = static_cast<float *>(graph->result->data);
+        if (ggml_backend_buffer_is_host(graph.result->buffer)) {
+            values = static_cast<float *>(graph.result->data);
         } else {
             copied.resize(width * b.output_count);
-            ggml_backend_tensor_get(graph->result, copied.data(), 0, copied.size() * sizeof(float));
+            ggml_backend_tensor_get(graph.result, copied.data(), 0, copied.size() * sizeof(float));
             values = copied.data();
         }
         if (b.want_logits || b.want_hidden) {

@@ -56,6 +56,7 @@ class Engine {
 
   private:
     void    check(const StepBatch & batch) const;
+    StepResult compute(const StepBatch & batch);
     void    check_sequence(int sequence) const;
     void    describe_rows(const StepBatch & batch);
     Graph & graph_for(const GraphShape & shape);

@@ -41,16 +41,23 @@ Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, co
     graph_                        = ggml_new_graph_custom(ctx_, nodes, false);
     build();
     allocator_ = ggml_gallocr_new(model.backend().buffer_type());
-    if (!ggml_gallocr_alloc_graph(allocator_, graph_)) {
+    try {
+        allocate();
+    } catch (...) {
         ggml_gallocr_free(allocator_);
         ggml_free(ctx_);
-        throw Error("out_of_memory", "a step of " + std::to_string(shape.rows) + " rows does not fit into memory");
+        throw;
     }
+}
+
+void Graph::allocate() {
+    require(ggml_gallocr_alloc_graph(allocator_, graph_), "out_of_memory",
+            "a step of " + std::to_string(shape_.rows) + " rows does not fit into memory");
     if (!cpu_) {
         for (int i = 0; i < ggml_graph_n_nodes(graph_); ++i) {
             const ggml_tensor * node = ggml_graph_node(graph_, i);
-            require(ggml_backend_supports_op(model.backend().handle(), node), "architecture_unsupported",
-                    model.backend().device().name + " cannot compute " + ggml_op_desc(node) + " for this model; use MODELFACTORY_DEVICE=cpu");
+            require(ggml_backend_supports_op(model_.backend().handle(), node), "architecture_unsupported",
+                    model_.backend().device().name + " cannot compute " + ggml_op_desc(node) + " for this model; use MODELFACTORY_DEVICE=cpu");
         }
     }
 }

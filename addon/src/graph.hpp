@@ -62,6 +62,7 @@ class Graph {
         ggml_tensor * of[3];
     };
     void          build();
+    void          allocate();
     ggml_tensor * input(ggml_type type, int64_t n0, int64_t n1, const char * name);
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight);
     Outputs       linear(ggml_tensor * x, int layer, SiteId id, bool outputs);

@@ -40,9 +40,9 @@ int KvCache::cells_high() const {
 
 int32_t KvCache::append(int sequence) {
     const int32_t cell = *free_.begin();
+    sequences_[sequence].push_back(cell);  // first, as it alone may fail
     free_.erase(free_.begin());
     references_[cell] = 1;
-    sequences_[sequence].push_back(cell);
     return cell;
 }
 
