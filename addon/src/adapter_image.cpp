@@ -106,7 +106,7 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
     std::vector<float> values;
     std::vector<float> transposed;
     const auto         narrow = [&](const std::vector<float> & from, std::size_t at) {
-        kernels().to_half(from.data(), static_cast<int>(from.size()), image->weights_.data() + at);
+        kernels().to_half(from.data(), from.size(), image->weights_.data() + at);
     };
     for (const AdapterPair & p : pairs) {
         const std::size_t in   = model.target_in(p.target);

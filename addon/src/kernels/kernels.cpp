@@ -21,7 +21,8 @@ static const Kernels & choose() {
     }
 #if defined(MF_X86_KERNELS)
     __builtin_cpu_init();
-    if (want != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    if (want != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq")) {
         return want != "avx512" && __builtin_cpu_supports("avx512vnni") ? kernels_avx512vnni : kernels_avx512;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {

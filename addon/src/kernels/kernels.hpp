@@ -85,7 +85,7 @@ struct Kernels {
     void (*attention)(const AttentionBlock & block, float * scratch);
 
     // x as float16, to nearest even.
-    void (*to_half)(const float * x, int n, uint16_t * half);
+    void (*to_half)(const float * x, std::size_t n, uint16_t * half);
 
     // Largest element (first one on ties) and its index.
     int (*argmax)(const float * x, int n, float * max);

@@ -142,12 +142,14 @@ void block_sums(const float * x, int in, float * s) {
             largest = simd::max(largest, simd::abs(simd::load(x + b * 32 + i)));
         }
         const float top     = simd::max_of(largest);
-        const V     inverse = simd::set1(top != 0.0F ? 127.0F / top : 0.0F);
+        const float scale   = simd::half_rounded(top / 127.0F);
+        // A scale too small for float16 is zero; 127 / top may then be infinite, and zero times that is not a number.
+        const V     inverse = simd::set1(scale != 0.0F ? 127.0F / top : 0.0F);
         V           acc     = simd::zero();
         for (int i = 0; i < 32; i += W) {
             acc = simd::add(acc, simd::round(simd::mul(simd::load(x + b * 32 + i), inverse)));
         }
-        s[b] = simd::half_rounded(top / 127.0F) * simd::sum(acc);
+        s[b] = scale * simd::sum(acc);
     }
 }
 
@@ -227,8 +229,8 @@ void attention(const AttentionBlock & b, float * scratch) {
             const std::size_t size = b.cache_f32 ? 4 : 2;
             const std::size_t at   = (static_cast<std::size_t>(b.cells[tile + ATTENTION_TILE + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d) * size;
             for (std::size_t line = 0; line < static_cast<std::size_t>(d) * size; line += 64) {
-                __builtin_prefetch(static_cast<const char *>(b.k) + at + line);
-                __builtin_prefetch(static_cast<const char *>(b.v) + at + line);
+                simd::prefetch(static_cast<const char *>(b.k) + at + line);
+                simd::prefetch(static_cast<const char *>(b.v) + at + line);
             }
         }
         for (int k = 0; k < keys; ++k) {
@@ -307,8 +309,8 @@ void attention(const AttentionBlock & b, float * scratch) {
     }
 }
 
-void to_half(const float * x, int n, uint16_t * half) {
-    int i = 0;
+void to_half(const float * x, std::size_t n, uint16_t * half) {
+    std::size_t i = 0;
     for (; i + W <= n; i += W) {
         simd::store_half(half + i, simd::load(x + i));
     }
@@ -362,13 +364,13 @@ void quantize(const float * x, int in, int8_t * q, float * scale, float * sum, i
         const V     low     = simd::load(x + b * 32);
         const V     high    = simd::load(x + b * 32 + 16);
         const float top     = simd::max_of(simd::max(simd::abs(low), simd::abs(high)));
-        const V     inverse = simd::set1(top != 0.0F ? 127.0F / top : 0.0F);
+        scale[b]            = simd::half_rounded(top / 127.0F);
+        const V     inverse = simd::set1(scale[b] != 0.0F ? 127.0F / top : 0.0F);  // as in block_sums
         const auto  a       = _mm512_cvtps_epi32(simd::mul(low, inverse));
         const auto  c       = _mm512_cvtps_epi32(simd::mul(high, inverse));
         _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32), _mm512_cvtepi32_epi8(a));
         _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32 + 16), _mm512_cvtepi32_epi8(c));
         count[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, c));
-        scale[b] = simd::half_rounded(top / 127.0F);
         sum[b]   = scale[b] * static_cast<float>(count[b]);
     }
 }

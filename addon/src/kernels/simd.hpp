@@ -14,6 +14,14 @@
 namespace mf::simd {
 namespace {
 
+inline void prefetch(const void * p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p);
+#else
+    (void) p;  // MSVC has no portable one
+#endif
+}
+
 inline float half_to_float(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16U;
     uint32_t       exponent = (h >> 10U) & 31U;
