@@ -187,6 +187,8 @@ int32_t Sampler::pick_with_grammar(float * logits) {
 }
 
 Choice Sampler::sample(float * logits) {
+    // libllama's grammars end the process when asked once more after that.
+    require(!grammar_dead_, "grammar_invalid", "the grammar came to an end before");
     Choice          choice;
     const Kernels & k       = kernels();
     double          log_sum = 0;
@@ -230,6 +232,7 @@ Choice Sampler::sample(float * logits) {
         try {
             llama_sampler_accept(grammar_, choice.token);
         } catch (const std::exception & e) {
+            grammar_dead_ = true;
             throw Error("grammar_invalid", std::string("the grammar does not accept the chosen token: ") + e.what());
         }
     }

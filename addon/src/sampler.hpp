@@ -71,6 +71,7 @@ class Sampler {
     std::vector<int32_t>                 recent_;
     std::unordered_map<int32_t, int>     generated_;
     llama_sampler *                      grammar_ = nullptr;
+    bool                                 grammar_dead_ = false;  // it accepted a token that nothing in it continues
 };
 
 }  // namespace mf

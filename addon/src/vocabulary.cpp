@@ -3,6 +3,7 @@
 #include <chat.h>
 #include <json-schema-to-grammar.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -197,6 +198,8 @@ llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool la
         require(sampler != nullptr, "grammar_invalid", "the grammar could not be parsed");
         if (!lazy && !prefill.empty()) {
             for (const int32_t token : tokenize(prefill, true, false)) {
+                // libllama ends the process when a grammar is told of an end token that it does not expect.
+                require(!llama_vocab_is_eog(vocab_, token), "grammar_invalid", "the text before the answer holds a token that ends answers");
                 llama_sampler_accept(sampler, token);
             }
         }
