@@ -9,7 +9,10 @@ import { readFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { type AdapterImage, type AdapterTensorPair, type Engine, loadModel, type Model } from '../../addon/index.ts';
+import { type AdapterImage, type Engine, loadModel, type Model } from '../../addon/index.ts';
+import { loadAdapterImage } from '../../daemon/adapters/load-image.ts';
+import { localFiles } from '../../daemon/adapters/source.ts';
+import { AdapterStore } from '../../daemon/adapters/store.ts';
 import { importAdapter, randomAdapter, SMOLLM2_135M, writeRandomAdapters } from './adapters.ts';
 import { createLimitedKey, startOurs } from './processes.ts';
 import { promptSource } from './prompts.ts';
@@ -51,8 +54,8 @@ const PROMPT_WORDS = 60;
 interface EnginePart {
   hostMs: number[];
   diskWarmMs: number[];
-  /** Of which: reading the file, building the image, putting it into the slot. */
-  diskParts: { readMs: number[]; buildMs: number[]; setMs: number[] };
+  /** Of which: finding where the weights lie, reading the file, building the image, putting it into the slot. */
+  diskParts: { findMs: number[]; readMs: number[]; buildMs: number[]; setMs: number[] };
   diskColdMs: number[];
   stepsMs: { still: number[]; swapping: number[] };
   fileMiB: number;
@@ -65,16 +68,50 @@ function dropFromPageCache(file: string): boolean {
   return spawnSync('dd', [`if=${file}`, 'iflag=nocache', 'count=0'], { stdio: 'ignore' }).status === 0;
 }
 
-async function load(model: Model, engine: Engine, file: string, pairs: AdapterTensorPair[]) {
+/** As the daemon does it for an adapter that nobody asked for lately: where the weights lie, then the weights, then the slot. */
+async function load(model: Model, engine: Engine, store: AdapterStore, digest: string) {
+  let builtFrom = 0;
   const begin = performance.now();
-  const bytes = await readFile(file);
-  const read = performance.now();
-  const image = await model.buildAdapter(bytes, pairs);
+  const handle = await store.handle(digest);
+  const found = performance.now();
+  const image = await loadAdapterImage(
+    {
+      info: model.info,
+      buildAdapter: (bytes, pairs) => {
+        builtFrom = performance.now();
+        return model.buildAdapter(bytes, pairs);
+      },
+    },
+    handle,
+  );
   const built = performance.now();
   engine.setSlot(SWAPPED_SLOT, image);
   const end = performance.now();
   image.release();
-  return { totalMs: end - begin, readMs: read - begin, buildMs: built - read, setMs: end - built };
+  return {
+    totalMs: end - begin,
+    findMs: found - begin,
+    readMs: builtFrom - found,
+    buildMs: built - builtFrom,
+    setMs: end - built,
+    file: handle.file,
+  };
+}
+
+/** Imports files into a store like the daemon's. */
+async function storeOf(
+  root: string,
+  model: Model,
+  files: string[],
+): Promise<{ store: AdapterStore; digests: string[] }> {
+  const store = await AdapterStore.open({ root, base: model.info });
+  const digests: string[] = [];
+  for (const file of files) {
+    const staged = await store.stage(localFiles(file));
+    digests.push((await staged.publish()).digest);
+    await staged.discard();
+  }
+  return { store, digests };
 }
 
 /** One decode step of eight sequences, each under its own slot. */
@@ -93,7 +130,12 @@ function decode(engine: Engine, position: number): number {
   return performance.now() - begin;
 }
 
-async function enginePart(options: SwapOptions, files: string[], log: (line: string) => void): Promise<EnginePart> {
+async function enginePart(
+  options: SwapOptions,
+  files: string[],
+  storeRoot: string,
+  log: (line: string) => void,
+): Promise<EnginePart> {
   const model = loadModel({ path: options.modelPath, device: 'cpu', threads: options.threads });
   const engine = model.createEngine({
     kvCells: KV_CELLS,
@@ -136,21 +178,24 @@ async function enginePart(options: SwapOptions, files: string[], log: (line: str
     const part: EnginePart = {
       hostMs,
       diskWarmMs: [],
-      diskParts: { readMs: [], buildMs: [], setMs: [] },
+      diskParts: { findMs: [], readMs: [], buildMs: [], setMs: [] },
       diskColdMs: [],
       stepsMs,
       fileMiB: file.length / 2 ** 20,
       imageMiB: image(0).bytes / 2 ** 20,
     };
+    const { store, digests } = await storeOf(storeRoot, model, files);
     for (let i = 0; i < options.loads; i++) {
-      const timed = await load(model, engine, files[i % files.length] as string, pairs);
+      const timed = await load(model, engine, store, digests[i % digests.length] as string);
       part.diskWarmMs.push(timed.totalMs);
+      part.diskParts.findMs.push(timed.findMs);
       part.diskParts.readMs.push(timed.readMs);
       part.diskParts.buildMs.push(timed.buildMs);
       part.diskParts.setMs.push(timed.setMs);
     }
-    for (const name of files.slice(0, Math.min(files.length, options.loads))) {
-      if (dropFromPageCache(name)) part.diskColdMs.push((await load(model, engine, name, pairs)).totalMs);
+    for (const digest of digests.slice(0, Math.min(digests.length, options.loads))) {
+      const { file: name } = await store.handle(digest);
+      if (dropFromPageCache(name)) part.diskColdMs.push((await load(model, engine, store, digest)).totalMs);
     }
     log(`disk → slot: p99 ${number(quantile(part.diskWarmMs, 0.99))} ms`);
     for (const one of images) one.release();
@@ -250,7 +295,7 @@ export async function swap(
   const work = mkdtempSync(path.join(os.tmpdir(), 'bench-swap-'));
   try {
     const files = writeRandomAdapters(work, options.adapters, options.rank);
-    const engine = await enginePart(options, files, log);
+    const engine = await enginePart(options, files, path.join(work, 'store'), log);
     const product = await productPart(options, files, log);
     return { report: swapReport(engine, product, options), versions: {} };
   } finally {
@@ -282,6 +327,7 @@ function swapReport(engine: EnginePart, product: ProductRound[], options: SwapOp
         rows: [
           row('host RAM → slot', engine.hostMs),
           row('disk → slot, page cache warm', engine.diskWarmMs),
+          row('  where the weights lie', engine.diskParts.findMs),
           row('  reading the file', engine.diskParts.readMs),
           row('  building the image', engine.diskParts.buildMs),
           row('  into the slot', engine.diskParts.setMs),
