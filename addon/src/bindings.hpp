@@ -10,12 +10,16 @@
 
 namespace mf {
 
-// Runs `f`, turning C++ exceptions into JavaScript errors that carry a `code`.
+// Runs `f`, turning C++ exceptions into JavaScript errors that carry a `code`. In a thread that is being terminated no
+// JavaScript can run, not even to make an error; then nothing is thrown, since nobody would hear it.
 template <typename F> Napi::Value guarded(Napi::Env env, F f) {
     const auto fail = [&](const std::string & code, const char * message) {
-        Napi::Error error = Napi::Error::New(env, message);
-        error.Set("code", Napi::String::New(env, code));
-        error.ThrowAsJavaScriptException();
+        try {
+            Napi::Error error = Napi::Error::New(env, message);
+            error.Set("code", Napi::String::New(env, code));
+            error.ThrowAsJavaScriptException();
+        } catch (const Napi::Error &) {
+        }
         return env.Undefined();
     };
     try {
@@ -25,7 +29,10 @@ template <typename F> Napi::Value guarded(Napi::Env env, F f) {
     } catch (const std::bad_alloc &) {
         return fail("out_of_memory", "not enough memory");
     } catch (const Napi::Error & e) {
-        e.ThrowAsJavaScriptException();
+        try {
+            e.ThrowAsJavaScriptException();
+        } catch (const Napi::Error &) {
+        }
         return env.Undefined();
     } catch (const std::exception & e) {
         return fail("compute_failed", e.what());

@@ -41,7 +41,7 @@ export interface MixedLogits {
 /** Runs children/mixed-logits.ts. */
 export function mixedLogits(
   out: string,
-  order: { device: string; exact: boolean; models: TinyModel[] },
+  order: { device: string; exact: boolean; models: TinyModel[]; part?: 'prefill' | 'decode' },
   env: Record<string, string> = {},
 ): MixedLogits {
   const child = runChild('mixed-logits.ts', [out, JSON.stringify(order)], env);

@@ -12,6 +12,8 @@ interface Order {
   device: DeviceChoice;
   exact: boolean;
   models: TinyModel[];
+  /** Only the large step (`prefill`) or only the small ones (`decode`): the software Vulkan driver does not survive both. */
+  part?: 'prefill' | 'decode';
 }
 
 const [out, given] = process.argv.slice(2) as [string, string];
@@ -30,27 +32,35 @@ for (const tiny of order.models) {
     for (const row of rowsOf(engine.step(batchOf(parts)))) chunks.push(Buffer.from(row.slice().buffer));
   };
   const tokens = (count: number, seed: number) => randomTokens(count, tiny.vocabulary, seed);
-  // Prompts of different lengths under different adapters; only some rows give logits.
-  take([
-    { sequence: 0, slot: 0, tokens: tokens(33, 1), position: 0, outputs: 'last' },
-    { sequence: 1, slot: -1, tokens: tokens(21, 2), position: 0 },
-    { sequence: 2, slot: 1, tokens: tokens(5, 3), position: 0 },
-    { sequence: 3, slot: 2, tokens: tokens(40, 4), position: 0, outputs: 'last' },
-  ]);
-  // One is cancelled, its slot given to another adapter; the others decode while a prompt is read.
-  engine.trimSequence(0, 0);
-  await putAdapter(model, engine, 0, tiny, { rank: 3, seed: 9, strength: 30 });
-  for (let i = 0; i < 4; i++) {
+  if (order.part !== 'decode') {
+    // Prompts of different lengths under different adapters; only some rows give logits.
     take([
-      { sequence: 3, slot: 2, tokens: tokens(1, 50 + i), position: 40 + i },
-      { sequence: 1, slot: -1, tokens: tokens(1, 60 + i), position: 21 + i },
-      { sequence: 0, slot: 0, tokens: tokens(9, 70 + i), position: 9 * i },
-      { sequence: 2, slot: 1, tokens: tokens(1, 80 + i), position: 5 + i },
+      { sequence: 0, slot: 0, tokens: tokens(33, 1), position: 0, outputs: 'last' },
+      { sequence: 1, slot: -1, tokens: tokens(21, 2), position: 0 },
+      { sequence: 2, slot: 1, tokens: tokens(5, 3), position: 0 },
+      { sequence: 3, slot: 2, tokens: tokens(40, 4), position: 0, outputs: 'last' },
     ]);
   }
-  // Base rows only, then one row alone.
-  take([{ sequence: 1, slot: -1, tokens: tokens(3, 90), position: 25 }]);
-  take([{ sequence: 3, slot: 2, tokens: tokens(1, 91), position: 44 }]);
+  if (order.part !== 'prefill') {
+    for (let s = 0; s < 4; s++) engine.trimSequence(s, 0);
+    // What is decoded below follows a prompt read without adapters. Then one sequence is cancelled, its slot given to
+    // another adapter, and the others decode.
+    take([{ sequence: 3, tokens: tokens(40, 4), position: 0, outputs: 'last' }]);
+    take([{ sequence: 1, tokens: tokens(21, 2), position: 0, outputs: 'last' }]);
+    engine.shareSequence(1, 2, 5);
+    await putAdapter(model, engine, 0, tiny, { rank: 3, seed: 9, strength: 30 });
+    for (let i = 0; i < 4; i++) {
+      take([
+        { sequence: 3, slot: 2, tokens: tokens(1, 50 + i), position: 40 + i },
+        { sequence: 1, slot: -1, tokens: tokens(1, 60 + i), position: 21 + i },
+        { sequence: 0, slot: 0, tokens: tokens(3, 70 + i), position: 3 * i },
+        { sequence: 2, slot: 1, tokens: tokens(1, 80 + i), position: 5 + i },
+      ]);
+    }
+    // Base rows only, then one row alone.
+    take([{ sequence: 1, slot: -1, tokens: tokens(3, 90), position: 25 }]);
+    take([{ sequence: 3, slot: 2, tokens: tokens(1, 91), position: 44 }]);
+  }
   engine.close();
   model.close();
 }
