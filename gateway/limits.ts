@@ -2,6 +2,10 @@
 export const limits = {
   /** JSON bodies; more is answered with 413. */
   bodyBytesMax: 10 * 1024 * 1024,
+  /** JSON bodies that are being read at the same time, all callers together; more is answered with 503. */
+  bodiesBytesMax: 256 * 1024 * 1024,
+  /** A JSON body must arrive whole within this. */
+  bodyMs: 120_000,
   /** Adapter uploads, which are piped through and never held. */
   uploadBytesMax: 4 * 1024 * 1024 * 1024,
   /** How long the rest of a refused upload is read past, so that its sender can read why. */
@@ -39,7 +43,6 @@ export const limits = {
   streamBacklogBytesMax: 8 * 1024 * 1024,
   /** One NDJSON line of the daemon. */
   daemonLineBytesMax: 4 * 1024 * 1024,
-  daemonJsonBytesMax: 64 * 1024 * 1024,
   daemonTimeoutMs: 30_000,
   embedTimeoutMs: 300_000,
   /** How long lists and health of a daemon are believed. */

@@ -8,29 +8,71 @@ export function tooLarge(bytesMax: number): ApiError {
   return new ApiError(413, 'invalid_request_error', 'request_too_large', message, { headers: { connection: 'close' } });
 }
 
-/** The body's bytes. @throws ApiError 413 as soon as the limit is passed, 400 when the client breaks off. */
+/** Of all bodies that are being read now: declared, or arrived so far. */
+let bytesUnderWay = 0;
+
+function claim(bytes: number): void {
+  if (bytesUnderWay + bytes > limits.bodiesBytesMax) {
+    const message = 'The gateway is reading too many large requests at the moment; try again shortly.';
+    const headers = { connection: 'close', 'retry-after': String(limits.retryAfterSeconds) };
+    throw new ApiError(503, 'server_error', 'overloaded', message, { headers });
+  }
+  bytesUnderWay += bytes;
+}
+
+/**
+ * The body's bytes. @throws ApiError 413 as soon as the limit is passed, 400 when the client breaks off, 408 when it takes too long,
+ * 503 when too much is being read already.
+ */
 export async function readBytes(request: Request, bytesMax: number): Promise<Uint8Array> {
   const declared = Number(request.headers.get('content-length') ?? 0);
   if (declared > bytesMax) throw tooLarge(bytesMax);
-  // A declared length is enforced by the HTTP parser, so the whole body can be taken at once (and cheaply, without a stream).
-  if (declared > 0) {
-    const bytes = new Uint8Array(await request.arrayBuffer().catch(broken));
-    if (bytes.byteLength > bytesMax) throw tooLarge(bytesMax);
-    return bytes;
+  // Not looked at where a length is declared: on Node it would make a Web stream of what needs none.
+  if (declared === 0 && request.body === null) return new Uint8Array(0);
+  let claimed = 0;
+  const take = (bytes: number) => {
+    claim(bytes);
+    claimed += bytes;
+  };
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(tooSlow()), limits.bodyMs);
+  });
+  try {
+    // A declared length is enforced by the HTTP parser, so the whole body can be taken at once (and cheaply, without a stream).
+    if (declared > 0) {
+      take(declared);
+      const bytes = new Uint8Array(await Promise.race([request.arrayBuffer().catch(broken), late]));
+      if (bytes.byteLength > bytesMax) throw tooLarge(bytesMax);
+      return bytes;
+    }
+    return await readParts((request.body as ReadableStream<Uint8Array>).getReader(), bytesMax, late, take);
+  } finally {
+    clearTimeout(timer);
+    bytesUnderWay -= claimed;
   }
-  if (request.body === null) return new Uint8Array(0);
+}
+
+async function readParts(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  bytesMax: number,
+  late: Promise<never>,
+  take: (bytes: number) => void,
+): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   let total = 0;
-  const reader = request.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read().catch(broken);
-    if (done) break;
-    total += value.byteLength;
-    if (total > bytesMax) {
-      reader.cancel().catch(() => {});
-      throw tooLarge(bytesMax);
+  try {
+    for (;;) {
+      const { done, value } = await Promise.race([reader.read().catch(broken), late]);
+      if (done) break;
+      total += value.byteLength;
+      if (total > bytesMax) throw tooLarge(bytesMax);
+      take(value.byteLength);
+      parts.push(value);
     }
-    parts.push(value);
+  } catch (error) {
+    reader.cancel().catch(() => {});
+    throw error;
   }
   const bytes = new Uint8Array(total);
   let offset = 0;
@@ -39,6 +81,11 @@ export async function readBytes(request: Request, bytesMax: number): Promise<Uin
     offset += part.byteLength;
   }
   return bytes;
+}
+
+function tooSlow(): ApiError {
+  const message = `The request body did not arrive within ${limits.bodyMs / 1000} seconds.`;
+  return new ApiError(408, 'invalid_request_error', 'request_timeout', message, { headers: { connection: 'close' } });
 }
 
 function broken(cause: unknown): never {

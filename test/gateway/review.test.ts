@@ -119,3 +119,55 @@ test('what a template may write into a prompt is part of what is reserved', () =
   const long = { ...prompt, templateArguments: { instructions: 'x'.repeat(2000) } };
   expect(promptTokensBound(long, 100_000) - promptTokensBound(prompt, 100_000)).toBeGreaterThanOrEqual(2000);
 });
+
+describe('bodies that do not come', () => {
+  /** A request whose body is declared and never sent; `end` breaks it off. */
+  const hanging = (headers: Record<string, string>) => {
+    let end = () => {};
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        controller.enqueue(new Uint8Array([0x7b]));
+        end = () => controller.error(new Error('gone'));
+      },
+    });
+    const init = { method: 'POST', headers: { ...bearer(), 'content-type': 'application/json', ...headers }, body };
+    const request = new Request('http://gateway.test/v1/chat/completions', { ...init, duplex: 'half' } as RequestInit);
+    return { answer: Promise.resolve(rig.app.fetch(request)), end: () => end() };
+  };
+
+  test('cannot fill the memory: large ones are refused when many are under way, and taken again afterwards', async () => {
+    const declared = { 'content-length': String(10 * 1024 * 1024) };
+    const many = Array.from({ length: 25 }, () => hanging(declared));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const refused = await hanging(declared).answer;
+    expect([refused.status, (await errorOf(refused)).code]).toEqual([503, 'overloaded']);
+    expect((await rig.call('POST', '/v1/chat/completions', CHAT, bearer())).status).toBe(200);
+    for (const one of many) one.end();
+    for (const one of many) expect((await one.answer).status).toBe(400);
+    const later = hanging(declared);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    later.end();
+    expect((await later.answer).status).toBe(400);
+  });
+
+  test.each([
+    ['with a length', { 'content-length': '100' }],
+    ['without one', {}],
+  ])('%s are given up', async (_, headers) => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const { answer, end } = hanging(headers);
+      for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+      vi.advanceTimersByTime(120_000);
+      const response = await answer;
+      expect([response.status, (await errorOf(response)).code]).toEqual([408, 'request_timeout']);
+      try {
+        end();
+      } catch {
+        // Cancelled already.
+      }
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
