@@ -177,6 +177,7 @@ async function main(): Promise<void> {
     architecture: inspected.architecture,
     contextTokens: Math.min(inspected.contextTrained, started.kvCells),
     vocabulary: inspected.vocabulary,
+    embedding: started.model.embedding,
     weightBytes: inspected.weightBytes,
     device: started.model.device.name,
     created: Math.floor(startedMs / 1000),

@@ -200,6 +200,8 @@ export interface BaseModel {
   architecture: string;
   contextTokens: number;
   vocabulary: number;
+  /** Dimensions of an embedding. */
+  embedding: number;
   weightBytes: number;
   device: string;
   created: number;

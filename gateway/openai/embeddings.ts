@@ -47,7 +47,14 @@ export async function createEmbedding(services: Services, c: Context<AppEnv>): P
   const headers = c.get('headers');
   const model = await resolveFor(services, principal, body.model);
   const inputs = inputsOf(body.input);
-  const { contextTokens } = model.base;
+  const { contextTokens, embedding: width } = model.base;
+  const dimensions = body.dimensions ?? width;
+  if (dimensions > width)
+    throw badRequest(
+      'dimensions',
+      'integer_above_max_value',
+      `Invalid 'dimensions': embeddings of this model have ${width}.`,
+    );
   const requestId = randomId();
   Object.assign(record, { operation: 'embeddings', model: model.id, receiptId: receiptIdOf(requestId) });
 
@@ -95,7 +102,7 @@ export async function createEmbedding(services: Services, c: Context<AppEnv>): P
       data: value.embeddings.map((embedding, index) => ({
         object: 'embedding',
         index,
-        embedding: encode(embedding, body.encoding_format ?? 'float', body.dimensions ?? undefined),
+        embedding: encode(embedding, body.encoding_format ?? 'float', dimensions, width),
       })),
       model: model.id,
       usage: { prompt_tokens: value.promptTokens, total_tokens: value.promptTokens },
@@ -106,19 +113,12 @@ export async function createEmbedding(services: Services, c: Context<AppEnv>): P
 }
 
 /** Little-endian float32 in base64, as the daemon sends it, or numbers; fewer dimensions are the first ones, normalised again. */
-function encode(base64: string, format: 'float' | 'base64', dimensions: number | undefined): string | number[] {
-  if (format === 'base64' && dimensions === undefined) return base64;
+function encode(base64: string, format: 'float' | 'base64', dimensions: number, width: number): string | number[] {
+  if (format === 'base64' && dimensions === width) return base64;
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   const view = new DataView(bytes.buffer);
   let values = Array.from({ length: bytes.byteLength / 4 }, (_, index) => view.getFloat32(index * 4, true));
-  if (dimensions !== undefined && dimensions !== values.length) {
-    if (dimensions > values.length) {
-      throw badRequest(
-        'dimensions',
-        'integer_above_max_value',
-        `Invalid 'dimensions': this model has ${values.length}.`,
-      );
-    }
+  if (dimensions < width) {
     values = values.slice(0, dimensions);
     const norm = Math.hypot(...values) || 1;
     values = values.map((value) => value / norm);

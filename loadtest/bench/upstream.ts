@@ -25,6 +25,7 @@ const model: BaseModel = {
   architecture: 'llama',
   contextTokens: 100_000,
   vocabulary: 49_152,
+  embedding: 0,
   weightBytes: 0,
   device: 'none',
   created: 0,

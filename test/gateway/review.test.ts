@@ -157,9 +157,16 @@ describe('bodies that do not come', () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     try {
       const { answer, end } = hanging(headers);
-      for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
-      vi.advanceTimersByTime(120_000);
-      const response = await answer;
+      let over = false;
+      const answered = answer.finally(() => {
+        over = true;
+      });
+      // The clock runs ahead until the request has come so far that it is told.
+      while (!over) {
+        await new Promise((resolve) => setImmediate(resolve));
+        vi.advanceTimersByTime(120_000);
+      }
+      const response = await answered;
       expect([response.status, (await errorOf(response)).code]).toEqual([408, 'request_timeout']);
       try {
         end();
@@ -170,4 +177,12 @@ describe('bodies that do not come', () => {
       vi.useRealTimers();
     }
   });
+});
+
+test('more dimensions than there are cost nothing: they are refused before anything is computed', async () => {
+  const body = { model: 'tiny-base', input: 'a', dimensions: 5 };
+  const response = await rig.call('POST', '/v1/embeddings', body, bearer());
+  expect([response.status, (await errorOf(response)).param]).toEqual([400, 'dimensions']);
+  expect(rig.daemon.settlements.size).toBe(0);
+  expect(await rig.money(key.id)).toEqual({ spent: 0, reserved: 0 });
 });

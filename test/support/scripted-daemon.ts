@@ -99,6 +99,7 @@ export async function startScriptedDaemon(
       architecture: 'llama',
       contextTokens: 2048,
       vocabulary: 49152,
+      embedding: 4,
       weightBytes: 1e8,
       device: 'CPU',
       created: 1_700_000_000,

@@ -161,6 +161,7 @@ export async function startRig(
       architecture: 'llama',
       contextTokens: 2048,
       vocabulary: VOCABULARY,
+      embedding: 4,
       weightBytes: 1,
       device: 'none',
       created: 0,
