@@ -1,5 +1,5 @@
 /** Streams over a real socket, on Node's own answer: the same bytes and the same ends as through a Web stream. */
-import { Agent, type IncomingMessage, request as httpRequest, type Server } from 'node:http';
+import { Agent, request as httpRequest, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
