@@ -21,8 +21,8 @@ import {
   tinyTensors,
   writeTinyModel,
 } from '../support/tiny-models.ts';
-import { agreement, batchOf, errorCode, forward, GREEDY, loraFor, randomTokens, temporaryFolder } from './rig.ts';
 import { runChild } from './child.ts';
+import { agreement, batchOf, errorCode, forward, GREEDY, loraFor, randomTokens, temporaryFolder } from './rig.ts';
 
 const folder = temporaryFolder();
 const at = (name: string): string => join(folder.path, name);

@@ -1,7 +1,7 @@
 /** LoRA adapters against libllama's own LoRA: subsets of the targets, several ranks, every architecture. */
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { type AdapterTensorPair, loadModel, type Target, TARGETS } from '../../addon/index.ts';
+import { type AdapterTensorPair, loadModel, TARGETS, type Target } from '../../addon/index.ts';
 import { type ReferenceSequence, reference } from '../../loadtest/bench/libllama.ts';
 import { TINY_ARCHITECTURES, type TinyModel, writeTinyModel } from '../support/tiny-models.ts';
 import { type AdapterChoice, agreement, ENGINE, forward, randomTokens, temporaryFolder, writeLora } from './rig.ts';

@@ -327,9 +327,10 @@ describe('a grammar', () => {
     const samplers = Array.from({ length: 40 }, (_, seed) =>
       engine.createSampler({ ...GREEDY, temperature: 1.5, seed, grammar }),
     );
-    const answers = generate(samplers, 20 * 60).map(
-      (a) => (expect(a).toMatchObject({ ended: true }), JSON.parse(a.text)),
-    );
+    const answers = generate(samplers, 20 * 60).map((a) => {
+      expect(a).toMatchObject({ ended: true });
+      return JSON.parse(a.text);
+    });
     for (const answer of answers) {
       expect(Object.keys(answer)).toEqual(['kind', 'age', 'tags']);
       expect(['cat', 'dog']).toContain(answer.kind);
