@@ -130,7 +130,10 @@ export function kernelVariant(): string {
 
 export function loadModel(options: ModelOptions): Model {
   check(options.path.length > 0 && options.path.length < 4096, 'path must name a GGUF file');
-  check(['auto', 'cpu', 'vulkan', 'cuda', 'metal'].includes(options.device), 'device is not one of auto, cpu, vulkan, cuda, metal');
+  check(
+    ['auto', 'cpu', 'vulkan', 'cuda', 'metal'].includes(options.device),
+    'device is not one of auto, cpu, vulkan, cuda, metal',
+  );
   const threads = options.threads ?? availableParallelism();
   checkInteger(threads, 1, 512, 'threads');
   const addon = native();

@@ -215,7 +215,11 @@ export interface Vocabulary {
   tokenBytes(token: number, special: boolean): Uint8Array;
   chatPrompt(input: ChatPromptInput): ChatPrompt;
   /** `partial`: the answer is not complete yet (streaming). */
-  parseChat(text: string, prompt: Pick<ChatPrompt, 'format' | 'parser' | 'generationPrompt'>, partial: boolean): ParsedMessage;
+  parseChat(
+    text: string,
+    prompt: Pick<ChatPrompt, 'format' | 'parser' | 'generationPrompt'>,
+    partial: boolean,
+  ): ParsedMessage;
   schemaToGrammar(schemaJson: string): string;
   close(): void;
 }

@@ -1,6 +1,7 @@
 /** Settings, read from the environment once at start. Names are in docs/operating.md. */
-import { price } from '../daemon/protocol.ts';
+
 import type { z } from 'zod';
+import { price } from '../daemon/protocol.ts';
 
 export type Price = z.output<typeof price>;
 

@@ -11,9 +11,7 @@
 
 namespace mf {
 
-static std::size_t width(HalfOrFloat type) {
-    return type == HalfOrFloat::f32 ? 4 : 2;
-}
+static std::size_t width(HalfOrFloat type) { return type == HalfOrFloat::f32 ? 4 : 2; }
 
 // Any float row to float32. `from` need not be aligned.
 static void widen(const uint8_t * from, HalfOrFloat type, std::size_t n, std::vector<float> & to) {
@@ -38,7 +36,8 @@ static void check_range(const std::vector<float> & values, const AdapterPair & p
         good &= std::fabs(v) <= 65504.0F;
     }
     require(good, "adapter_invalid",
-            "layer " + std::to_string(pair.layer) + " of the adapter holds a value that is not a number or is beyond the range of float16");
+            "layer " + std::to_string(pair.layer) +
+                " of the adapter holds a value that is not a number or is beyond the range of float16");
 }
 
 // Row of GGUF's B that holds row `row` of PEFT's: rotate-half halves become neighbouring pairs within each head.
@@ -73,7 +72,8 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
         const AdapterPair & p = pairs[i];
         require(p.layer >= 0 && p.layer < layers && p.target >= 0 && p.target < TARGET_COUNT, "adapter_invalid",
                 "the adapter names a layer that the base model does not have");
-        require(p.rank > 0 && p.rank <= 4096 && std::isfinite(p.scale), "adapter_invalid", "an adapter rank or scale is out of range");
+        require(p.rank > 0 && p.rank <= 4096 && std::isfinite(p.scale), "adapter_invalid",
+                "an adapter rank or scale is out of range");
         require(i == 0 || p.layer != pairs[i - 1].layer || p.target != pairs[i - 1].target, "adapter_invalid",
                 "the adapter names the same layer twice");
         const auto fits = [&](std::size_t offset, HalfOrFloat type, std::size_t n) {
@@ -112,7 +112,8 @@ std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, con
         const std::size_t in   = model.target_in(p.target);
         const int         out  = model.target_out(p.target);
         const auto &      site = image->site(p.layer, place_of(p.target).site);
-        const auto span = std::find_if(site.spans.begin(), site.spans.end(), [&](const Span & s) { return s.target == p.target; });
+        const auto        span =
+            std::find_if(site.spans.begin(), site.spans.end(), [&](const Span & s) { return s.target == p.target; });
         widen(file + p.a_offset, p.a_type, p.rank * in, values);
         check_range(values, p);
         narrow(values, span->a);

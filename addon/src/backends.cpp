@@ -58,10 +58,18 @@ std::vector<Device> list_devices() {
         d.description = ggml_backend_dev_description(handle);
         ggml_backend_dev_memory(handle, &d.memory_free, &d.memory_total);
         switch (ggml_backend_dev_type(handle)) {
-            case GGML_BACKEND_DEVICE_TYPE_CPU: d.kind = "cpu"; break;
-            case GGML_BACKEND_DEVICE_TYPE_GPU: d.kind = "gpu"; break;
-            case GGML_BACKEND_DEVICE_TYPE_IGPU: d.kind = "igpu"; break;
-            default: d.kind = "accel"; break;
+            case GGML_BACKEND_DEVICE_TYPE_CPU:
+                d.kind = "cpu";
+                break;
+            case GGML_BACKEND_DEVICE_TYPE_GPU:
+                d.kind = "gpu";
+                break;
+            case GGML_BACKEND_DEVICE_TYPE_IGPU:
+                d.kind = "igpu";
+                break;
+            default:
+                d.kind = "accel";
+                break;
         }
         d.software = is_software(d.description);
         devices.push_back(d);
@@ -103,7 +111,8 @@ Device choose_device(const std::string & choice) {
         gpu = find([&](const Device & d) { return d.name.rfind(prefix, 0) == 0; });
     }
     require(gpu != nullptr, "no_device",
-            "MODELFACTORY_DEVICE=" + choice + " was asked for, but ggml finds no such device; `modelfactory doctor` lists what it finds");
+            "MODELFACTORY_DEVICE=" + choice +
+                " was asked for, but ggml finds no such device; `modelfactory doctor` lists what it finds");
     return *gpu;
 }
 
@@ -117,11 +126,10 @@ Backend::Backend(const Device & device, int threads) : device_(device), threads_
     using SetThreads       = void (*)(ggml_backend_t, int);
     using PoolNew          = ggml_threadpool * (*) (ggml_threadpool_params *);
     using SetPool          = void (*)(ggml_backend_t, ggml_threadpool *);
-    auto set_threads = reinterpret_cast<SetThreads>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
-    auto pool_new    = reinterpret_cast<PoolNew>(ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new"));
-    auto set_pool = reinterpret_cast<SetPool>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_cpu_set_threadpool"));
-    pool_free_    = reinterpret_cast<void (*)(ggml_threadpool *)>(
-        ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free"));
+    auto set_threads       = reinterpret_cast<SetThreads>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+    auto pool_new          = reinterpret_cast<PoolNew>(ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new"));
+    auto set_pool          = reinterpret_cast<SetPool>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_cpu_set_threadpool"));
+    pool_free_ = reinterpret_cast<void (*)(ggml_threadpool *)>(ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free"));
     if (set_threads != nullptr) {
         set_threads(handle_, threads_);
     }
@@ -143,9 +151,7 @@ Backend::~Backend() {
     }
 }
 
-ggml_backend_buffer_type_t Backend::buffer_type() const {
-    return ggml_backend_get_default_buffer_type(handle_);
-}
+ggml_backend_buffer_type_t Backend::buffer_type() const { return ggml_backend_get_default_buffer_type(handle_); }
 
 std::vector<ggml_backend_buffer_type_t> Backend::extra_buffer_types() const {
     std::vector<ggml_backend_buffer_type_t> types;

@@ -52,9 +52,9 @@ class Backend {
 
   private:
     Device            device_;
-    int               threads_    = 1;
-    ggml_backend_t    handle_     = nullptr;
-    ggml_threadpool * pool_       = nullptr;
+    int               threads_            = 1;
+    ggml_backend_t    handle_             = nullptr;
+    ggml_threadpool * pool_               = nullptr;
     void (*pool_free_)(ggml_threadpool *) = nullptr;
 };
 

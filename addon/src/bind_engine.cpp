@@ -23,9 +23,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                        });
 }
 
-static int at(const Napi::CallbackInfo & info, std::size_t index) {
-    return info[index].As<Napi::Number>().Int32Value();
-}
+static int at(const Napi::CallbackInfo & info, std::size_t index) { return info[index].As<Napi::Number>().Int32Value(); }
 
 // new Engine(model, options)
 EngineObject::EngineObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<EngineObject>(info) {
@@ -39,7 +37,7 @@ EngineObject::EngineObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<E
         options.slots            = integer(in, "slots");
         options.slot_rank_max    = integer(in, "slotRankMax");
         options.kv_f32           = text(in, "kvType") == "f32";
-        engine_ = std::make_unique<Engine>(model->get(), Vocabulary::open(model->path()), options);
+        engine_                  = std::make_unique<Engine>(model->get(), Vocabulary::open(model->path()), options);
         return info.Env().Undefined();
     });
 }
@@ -86,7 +84,8 @@ Napi::Value EngineObject::share_sequence(const Napi::CallbackInfo & info) {
 }
 
 Napi::Value EngineObject::sequence_length(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(), [&]() -> Napi::Value { return Napi::Number::New(info.Env(), get().sequence_length(at(info, 0))); });
+    return guarded(info.Env(),
+                   [&]() -> Napi::Value { return Napi::Number::New(info.Env(), get().sequence_length(at(info, 0))); });
 }
 
 Napi::Value EngineObject::create_sampler(const Napi::CallbackInfo & info) {
@@ -159,23 +158,25 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
         const auto env  = info.Env();
         const auto in   = info[0].As<Napi::Object>();
-        const auto list = [&](const char * key) { return in.Get(key).As<Napi::Int32Array>(); };
+        const auto list = [&](const char * key) {
+            return in.Get(key).As<Napi::Int32Array>();
+        };
         const auto tokens = list("tokens"), positions = list("positions"), sequences = list("sequences"), slots = list("slots");
         const auto outputs = list("outputs"), samplers = list("samplers");
         require(positions.ElementLength() == tokens.ElementLength() && sequences.ElementLength() == tokens.ElementLength() &&
                     slots.ElementLength() == tokens.ElementLength() && samplers.ElementLength() == outputs.ElementLength(),
                 "argument_invalid", "the arrays of a step must have equal lengths");
-        StepBatch batch    = {};
-        batch.tokens       = tokens.Data();
-        batch.positions    = positions.Data();
-        batch.sequences    = sequences.Data();
-        batch.slots        = slots.Data();
-        batch.rows         = static_cast<int>(tokens.ElementLength());
-        batch.outputs      = outputs.Data();
-        batch.samplers     = samplers.Data();
-        batch.output_count = static_cast<int>(outputs.ElementLength());
-        batch.want_logits  = flag(in, "wantLogits");
-        batch.want_hidden  = flag(in, "wantHidden");
+        StepBatch batch          = {};
+        batch.tokens             = tokens.Data();
+        batch.positions          = positions.Data();
+        batch.sequences          = sequences.Data();
+        batch.slots              = slots.Data();
+        batch.rows               = static_cast<int>(tokens.ElementLength());
+        batch.outputs            = outputs.Data();
+        batch.samplers           = samplers.Data();
+        batch.output_count       = static_cast<int>(outputs.ElementLength());
+        batch.want_logits        = flag(in, "wantLogits");
+        batch.want_hidden        = flag(in, "wantHidden");
         const StepResult result  = get().step(batch);
         Napi::Object     out     = Napi::Object::New(env);
         Napi::Array      choices = Napi::Array::New(env, result.choices.size());

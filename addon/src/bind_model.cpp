@@ -35,7 +35,8 @@ std::shared_ptr<const AdapterImage> ImageObject::get() const {
 }
 
 ImageObject * ImageObject::unwrap(const Napi::Value & value) {
-    require(value.IsObject() && value.As<Napi::Object>().CheckTypeTag(&IMAGE_TAG), "argument_invalid", "an adapter image was expected");
+    require(value.IsObject() && value.As<Napi::Object>().CheckTypeTag(&IMAGE_TAG), "argument_invalid",
+            "an adapter image was expected");
     return Napi::ObjectWrap<ImageObject>::Unwrap(value.As<Napi::Object>());
 }
 
@@ -43,9 +44,7 @@ Napi::Value ImageObject::bytes(const Napi::CallbackInfo & info) {
     return Napi::Number::New(info.Env(), static_cast<double>(bytes_));
 }
 
-Napi::Value ImageObject::rank_max(const Napi::CallbackInfo & info) {
-    return Napi::Number::New(info.Env(), rank_max_);
-}
+Napi::Value ImageObject::rank_max(const Napi::CallbackInfo & info) { return Napi::Number::New(info.Env(), rank_max_); }
 
 Napi::Value ImageObject::release(const Napi::CallbackInfo & info) {
     Finalize(info.Env());
@@ -72,7 +71,8 @@ Napi::Function ModelObject::define(Napi::Env env) {
 ModelObject::ModelObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<ModelObject>(info) {
     guarded(info.Env(), [&]() -> Napi::Value {
         path_  = info[0].As<Napi::String>().Utf8Value();
-        model_ = Model::open(path_, info[1].As<Napi::String>().Utf8Value(), info[2].As<Napi::Number>().Int32Value(), info[3].ToBoolean());
+        model_ = Model::open(path_, info[1].As<Napi::String>().Utf8Value(), info[2].As<Napi::Number>().Int32Value(),
+                             info[3].ToBoolean());
         info.This().As<Napi::Object>().TypeTag(&MODEL_TAG);
         return info.Env().Undefined();
     });
@@ -89,35 +89,37 @@ ModelObject * ModelObject::unwrap(const Napi::Value & value) {
 }
 
 Napi::Value ModelObject::facts(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(), [&]() -> Napi::Value {
-        static const char * names[TARGET_COUNT] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" };
-        const auto          env                 = info.Env();
-        const auto          model               = get();
-        const auto &        h                   = model->h();
-        Napi::Object        o                   = Napi::Object::New(env);
-        o.Set("architecture", h.architecture);
-        o.Set("name", h.name);
-        o.Set("layers", h.layers);
-        o.Set("embedding", h.embedding);
-        o.Set("heads", h.heads);
-        o.Set("kvHeads", h.kv_heads);
-        o.Set("headDim", h.head_dim);
-        o.Set("feedForward", h.feed_forward);
-        o.Set("vocabulary", h.vocabulary);
-        o.Set("contextTrained", h.context_trained);
-        Napi::Object targets = Napi::Object::New(env);
-        for (int t = 0; t < TARGET_COUNT; ++t) {
-            Napi::Object shape = Napi::Object::New(env);
-            shape.Set("in", model->target_in(static_cast<Target>(t)));
-            shape.Set("out", model->target_out(static_cast<Target>(t)));
-            targets.Set(names[t], shape);
-        }
-        o.Set("targets", targets);
-        o.Set("ropePermuted", h.rope_permuted);
-        o.Set("weightBytes", static_cast<double>(model->weight_bytes()));
-        o.Set("device", device_object(env, model->backend().device()));
-        return o;
-    });
+    return guarded(info.Env(),
+                   [&]() -> Napi::Value {
+                       static const char * names[TARGET_COUNT] = { "attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                                   "ffn_gate", "ffn_up", "ffn_down" };
+                       const auto          env                 = info.Env();
+                       const auto          model               = get();
+                       const auto &        h                   = model->h();
+                       Napi::Object        o                   = Napi::Object::New(env);
+                       o.Set("architecture", h.architecture);
+                       o.Set("name", h.name);
+                       o.Set("layers", h.layers);
+                       o.Set("embedding", h.embedding);
+                       o.Set("heads", h.heads);
+                       o.Set("kvHeads", h.kv_heads);
+                       o.Set("headDim", h.head_dim);
+                       o.Set("feedForward", h.feed_forward);
+                       o.Set("vocabulary", h.vocabulary);
+                       o.Set("contextTrained", h.context_trained);
+                       Napi::Object targets = Napi::Object::New(env);
+                       for (int t = 0; t < TARGET_COUNT; ++t) {
+                           Napi::Object shape = Napi::Object::New(env);
+                           shape.Set("in", model->target_in(static_cast<Target>(t)));
+                           shape.Set("out", model->target_out(static_cast<Target>(t)));
+                           targets.Set(names[t], shape);
+                       }
+                       o.Set("targets", targets);
+                       o.Set("ropePermuted", h.rope_permuted);
+                       o.Set("weightBytes", static_cast<double>(model->weight_bytes()));
+                       o.Set("device", device_object(env, model->backend().device()));
+                       return o;
+                   });
 }
 
 namespace {
@@ -125,9 +127,16 @@ namespace {
 // Builds an image on libuv's pool; the file's bytes are kept alive by a reference meanwhile.
 class BuildWorker : public Napi::AsyncWorker {
   public:
-    BuildWorker(Napi::Env env, Napi::Function constructor, std::shared_ptr<Model> model, const Napi::Uint8Array & file, std::vector<AdapterPair> pairs) :
-        Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), constructor_(Napi::Persistent(constructor)), model_(std::move(model)),
-        file_(Napi::Persistent(file.As<Napi::Object>())), data_(file.Data()), bytes_(file.ByteLength()), pairs_(std::move(pairs)) {}
+    BuildWorker(Napi::Env env, Napi::Function constructor, std::shared_ptr<Model> model, const Napi::Uint8Array & file,
+                std::vector<AdapterPair> pairs)
+        : Napi::AsyncWorker(env),
+          deferred_(Napi::Promise::Deferred::New(env)),
+          constructor_(Napi::Persistent(constructor)),
+          model_(std::move(model)),
+          file_(Napi::Persistent(file.As<Napi::Object>())),
+          data_(file.Data()),
+          bytes_(file.ByteLength()),
+          pairs_(std::move(pairs)) {}
 
     Napi::Promise promise() const { return deferred_.Promise(); }
 
@@ -191,7 +200,8 @@ Napi::Value ModelObject::build_adapter(const Napi::CallbackInfo & info) {
             pair.permute_heads = integer(in, "permuteHeads");
             pairs.push_back(pair);
         }
-        auto * worker = new BuildWorker(info.Env(), info[0].As<Napi::Function>(), get(), info[1].As<Napi::Uint8Array>(), std::move(pairs));
+        auto * worker =
+            new BuildWorker(info.Env(), info[0].As<Napi::Function>(), get(), info[1].As<Napi::Uint8Array>(), std::move(pairs));
         const auto promise = worker->promise();
         worker->Queue();
         return promise;

@@ -58,7 +58,8 @@ Napi::Value VocabularyObject::facts(const Napi::CallbackInfo & info) {
 // tokenize(text, special, addBos)
 Napi::Value VocabularyObject::tokenize(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
-        return int_array(info.Env(), get().tokenize(info[0].As<Napi::String>().Utf8Value(), info[1].ToBoolean(), info[2].ToBoolean()));
+        return int_array(info.Env(),
+                         get().tokenize(info[0].As<Napi::String>().Utf8Value(), info[1].ToBoolean(), info[2].ToBoolean()));
     });
 }
 
@@ -115,9 +116,10 @@ Napi::Value VocabularyObject::chat_prompt(const Napi::CallbackInfo & info) {
 Napi::Value VocabularyObject::parse_chat(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
         const auto          env = info.Env();
-        const ParsedMessage m   = get().parse_chat(info[0].As<Napi::String>().Utf8Value(), info[1].As<Napi::Number>().Int32Value(),
-                                                   info[2].As<Napi::String>().Utf8Value(), info[3].As<Napi::String>().Utf8Value(), info[4].ToBoolean());
-        Napi::Object        out = Napi::Object::New(env);
+        const ParsedMessage m =
+            get().parse_chat(info[0].As<Napi::String>().Utf8Value(), info[1].As<Napi::Number>().Int32Value(),
+                             info[2].As<Napi::String>().Utf8Value(), info[3].As<Napi::String>().Utf8Value(), info[4].ToBoolean());
+        Napi::Object out = Napi::Object::New(env);
         out.Set("content", m.content);
         out.Set("reasoningContent", m.reasoning);
         Napi::Array calls = Napi::Array::New(env, m.tool_calls.size());

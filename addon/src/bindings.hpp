@@ -50,17 +50,9 @@ inline Napi::Object device_object(Napi::Env env, const Device & d) {
     return o;
 }
 
-inline double number(const Napi::Object & o, const char * key) {
-    return o.Get(key).As<Napi::Number>().DoubleValue();
-}
-inline int integer(const Napi::Object & o, const char * key) {
-    return o.Get(key).As<Napi::Number>().Int32Value();
-}
-inline bool flag(const Napi::Object & o, const char * key) {
-    return o.Get(key).ToBoolean().Value();
-}
-inline std::string text(const Napi::Object & o, const char * key) {
-    return o.Get(key).As<Napi::String>().Utf8Value();
-}
+inline double      number(const Napi::Object & o, const char * key) { return o.Get(key).As<Napi::Number>().DoubleValue(); }
+inline int         integer(const Napi::Object & o, const char * key) { return o.Get(key).As<Napi::Number>().Int32Value(); }
+inline bool        flag(const Napi::Object & o, const char * key) { return o.Get(key).ToBoolean().Value(); }
+inline std::string text(const Napi::Object & o, const char * key) { return o.Get(key).As<Napi::String>().Utf8Value(); }
 
 }  // namespace mf

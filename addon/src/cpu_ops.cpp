@@ -21,16 +21,15 @@ static const float * row_of(const ggml_tensor * t, int row) {
     return reinterpret_cast<const float *>(static_cast<const char *>(t->data) + row * t->nb[1]);
 }
 
-static std::size_t stride_of(const ggml_tensor * t) {
-    return t->nb[1] / sizeof(float);
-}
+static std::size_t stride_of(const ggml_tensor * t) { return t->nb[1] / sizeof(float); }
 
 static void quantize_rows(StepState & state, const ggml_tensor * x, int first, int last) {
     const auto        in     = static_cast<std::size_t>(x->ne[0]);
     const std::size_t blocks = in / 32;
     for (int row = first; row < last; ++row) {
-        kernels().quantize(row_of(x, row), static_cast<int>(in), state.quants.data() + row * in, state.quant_scales.data() + row * blocks,
-                           state.quant_sums.data() + row * blocks, state.quant_counts.data() + row * blocks);
+        kernels().quantize(row_of(x, row), static_cast<int>(in), state.quants.data() + row * in,
+                           state.quant_scales.data() + row * blocks, state.quant_sums.data() + row * blocks,
+                           state.quant_counts.data() + row * blocks);
     }
 }
 
@@ -110,10 +109,12 @@ template <typename F> static void for_deltas(const SiteBinding & site, const Par
 // y += B u for the output columns [o0, o1) of a part.
 static void add_deltas(const SiteBinding & site, const Part & part, int o0, int o1, float * y, std::size_t stride) {
     const StepState & state = *site.state;
-    for_deltas(site, part, o0, o1, [&](const Segment & s, const AdapterImage::Span & span, const Part::Span & place, int a, int b) {
-        kernels().lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count, s.image->weights() + span.bt,
-                         span.rank, place.out, a, b, y + s.first * stride + place.offset, stride);
-    });
+    for_deltas(site, part, o0, o1,
+               [&](const Segment & s, const AdapterImage::Span & span, const Part::Span & place, int a, int b) {
+                   kernels().lora_b(state.u.data() + s.first * state.u_stride + span.rank_offset, state.u_stride, s.count,
+                                    s.image->weights() + span.bt, span.rank, place.out, a, b, y + s.first * stride + place.offset,
+                                    stride);
+               });
 }
 
 void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, int thread, int threads, void * part_binding) {
@@ -124,17 +125,17 @@ void part_outputs(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor *, i
     const Kernels & k       = kernels();
     const int       rows    = static_cast<int>(dst->ne[1]);
     // Shares of the output columns, in multiples of 64 so that two threads never write one cache line.
-    const int       units   = (part.out + 63) / 64;
-    const int       o0      = units * thread / threads * 64;
-    const int       o1      = std::min(units * (thread + 1) / threads * 64, part.out);
-    float *         y       = static_cast<float *>(dst->data);
-    const auto      stride  = stride_of(dst);
+    const int  units  = (part.out + 63) / 64;
+    const int  o0     = units * thread / threads * 64;
+    const int  o1     = std::min(units * (thread + 1) / threads * 64, part.out);
+    float *    y      = static_cast<float *>(dst->data);
+    const auto stride = stride_of(dst);
     if (o0 >= o1) {
         return;
     }
     if (!part.correction.empty()) {
-        k.correction(state.sums.data(), state.sums_stride, rows, part.correction.data(), site.site->in / 32, part.out, o0, o1,
-                     y, stride);
+        k.correction(state.sums.data(), state.sums_stride, rows, part.correction.data(), site.site->in / 32, part.out, o0, o1, y,
+                     stride);
     }
     add_deltas(site, part, o0, o1, y, stride);
 }
@@ -168,9 +169,10 @@ void packed_head(ggml_tensor * dst, int, int, void * head_binding) {
     const auto & binding = *static_cast<const HeadBinding *>(head_binding);
     const auto   x       = quantized(*binding.state, binding.matrix->in);
     const int    groups  = binding.matrix->out / PACKED_ROWS;
-    for (int group = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE); group < groups; group = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE)) {
-        kernels().packed_product(*binding.matrix, group, std::min(group + HEAD_GROUPS_AT_ONCE, groups), x, static_cast<int>(dst->ne[1]),
-                                 static_cast<float *>(dst->data), stride_of(dst));
+    for (int group = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE); group < groups;
+         group     = binding.next->fetch_add(HEAD_GROUPS_AT_ONCE)) {
+        kernels().packed_product(*binding.matrix, group, std::min(group + HEAD_GROUPS_AT_ONCE, groups), x,
+                                 static_cast<int>(dst->ne[1]), static_cast<float *>(dst->data), stride_of(dst));
     }
 }
 
@@ -182,11 +184,11 @@ void attention(ggml_tensor * dst, int thread, int threads, void * attention_bind
     const Kernels &         k       = kernels();
     const int               blocks  = static_cast<int>(state.blocks.size());
     // Query heads that share keys are best done together; with little else to share out, each goes alone.
-    const bool              fine    = blocks * h.kv_heads < 4 * threads;
-    const int               group   = fine ? 1 : h.heads / h.kv_heads;
-    const int               splits  = h.heads / group;
-    const int               items   = blocks * splits;
-    auto &                  next    = state.attention_next[binding.layer];
+    const bool fine   = blocks * h.kv_heads < 4 * threads;
+    const int  group  = fine ? 1 : h.heads / h.kv_heads;
+    const int  splits = h.heads / group;
+    const int  items  = blocks * splits;
+    auto &     next   = state.attention_next[binding.layer];
     for (int item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
         const RowBlock & rows = state.blocks[item / splits];
         const int        head = item % splits * group;

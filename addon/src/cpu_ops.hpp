@@ -33,7 +33,8 @@ struct AttentionBinding {
     int                     window;
 };
 
-// u = A x for every row's adapter, and x rounded or its block sums, as the site's weights need: the first half of a site. dst is a token of order, not of data.
+// u = A x for every row's adapter, and x rounded or its block sums, as the site's weights need: the first half of a site. dst is
+// a token of order, not of data.
 void site_inputs(ggml_tensor * dst, int thread, int threads, void * site_binding);
 
 // y += B u, and the correction of split weights: second half, in place.

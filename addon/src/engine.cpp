@@ -14,13 +14,19 @@ static constexpr std::size_t GRAPHS_KEPT     = 24;
 static constexpr int         GRAPH_ROWS_KEPT = 64;
 static constexpr int         CELLS_STEP      = 256;
 
-Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> vocabulary, const EngineOptions & options) :
-    model_(std::move(model)), vocabulary_(std::move(vocabulary)), options_(options), cache_(*model_, options.kv_cells, options.sequences_max, options.kv_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16),
-    state_(model_->h().layers), bindings_(*model_, state_), slots_(options.slots) {
+Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> vocabulary, const EngineOptions & options)
+    : model_(std::move(model)),
+      vocabulary_(std::move(vocabulary)),
+      options_(options),
+      cache_(*model_, options.kv_cells, options.sequences_max, options.kv_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16),
+      state_(model_->h().layers),
+      bindings_(*model_, state_),
+      slots_(options.slots) {
     const auto & h = model_->h();
     state_.cache   = &cache_;
     require(vocabulary_->size() <= h.vocabulary, "model_invalid",
-            "the tokenizer has " + std::to_string(vocabulary_->size()) + " tokens, but the model has logits for only " + std::to_string(h.vocabulary));
+            "the tokenizer has " + std::to_string(vocabulary_->size()) + " tokens, but the model has logits for only " +
+                std::to_string(h.vocabulary));
     if (model_->fused()) {
         const int in_max      = std::max({ h.embedding, h.feed_forward, h.q_width() });
         state_.sums_stride    = static_cast<std::size_t>((in_max / 32 + 15) / 16 * 16);
@@ -34,14 +40,17 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> v
 }
 
 void Engine::check_sequence(int sequence) const {
-    require(sequence >= 0 && sequence < cache_.sequences(), "argument_invalid", "there is no sequence " + std::to_string(sequence));
+    require(sequence >= 0 && sequence < cache_.sequences(), "argument_invalid",
+            "there is no sequence " + std::to_string(sequence));
 }
 
 void Engine::set_slot(int slot, std::shared_ptr<const AdapterImage> image) {
-    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid", "there is no adapter slot " + std::to_string(slot));
+    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid",
+            "there is no adapter slot " + std::to_string(slot));
     require(image->fits(*model_), "adapter_invalid", "the adapter was built for a model of another shape");
     require(image->rank_max() <= options_.slot_rank_max, "adapter_invalid",
-            "the adapter's rank " + std::to_string(image->rank_max()) + " is above the slots' highest, " + std::to_string(options_.slot_rank_max));
+            "the adapter's rank " + std::to_string(image->rank_max()) + " is above the slots' highest, " +
+                std::to_string(options_.slot_rank_max));
     if (gpu_slots_ != nullptr) {
         gpu_slots_->set(slot, *image);
     }
@@ -49,7 +58,8 @@ void Engine::set_slot(int slot, std::shared_ptr<const AdapterImage> image) {
 }
 
 void Engine::clear_slot(int slot) {
-    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid", "there is no adapter slot " + std::to_string(slot));
+    require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid",
+            "there is no adapter slot " + std::to_string(slot));
     slots_[slot] = nullptr;
 }
 
@@ -62,8 +72,8 @@ void Engine::trim_sequence(int sequence, int length) {
 void Engine::share_sequence(int source, int destination, int length) {
     check_sequence(source);
     check_sequence(destination);
-    require(source != destination && cache_.length(destination) == 0 && length >= 0 && length <= cache_.length(source), "argument_invalid",
-            "a prefix can be shared only with an empty sequence, and no longer than it is");
+    require(source != destination && cache_.length(destination) == 0 && length >= 0 && length <= cache_.length(source),
+            "argument_invalid", "a prefix can be shared only with an empty sequence, and no longer than it is");
     cache_.share(source, destination, length);
 }
 
@@ -82,19 +92,20 @@ void Engine::accept_tokens(int sampler, const int32_t * tokens, std::size_t coun
     const auto found = samplers_.find(sampler);
     require(found != samplers_.end(), "argument_invalid", "there is no sampler " + std::to_string(sampler));
     for (std::size_t i = 0; i < count; ++i) {
-        require(tokens[i] >= 0 && tokens[i] < vocabulary_->size(), "argument_invalid", "there is no token " + std::to_string(tokens[i]));
+        require(tokens[i] >= 0 && tokens[i] < vocabulary_->size(), "argument_invalid",
+                "there is no token " + std::to_string(tokens[i]));
     }
     found->second->accept_prompt(tokens, count);
 }
 
-void Engine::free_sampler(int sampler) {
-    samplers_.erase(sampler);
-}
+void Engine::free_sampler(int sampler) { samplers_.erase(sampler); }
 
 void Engine::check(const StepBatch & b) const {
-    require(b.rows > 0 && b.rows <= options_.batch_tokens_max, "argument_invalid", "a step takes 1 to " + std::to_string(options_.batch_tokens_max) + " rows");
+    require(b.rows > 0 && b.rows <= options_.batch_tokens_max, "argument_invalid",
+            "a step takes 1 to " + std::to_string(options_.batch_tokens_max) + " rows");
     require(b.rows <= cache_.cells_free(), "kv_full",
-            "the key/value cache has " + std::to_string(cache_.cells_free()) + " free cells, the step needs " + std::to_string(b.rows));
+            "the key/value cache has " + std::to_string(cache_.cells_free()) + " free cells, the step needs " +
+                std::to_string(b.rows));
     std::unordered_map<int32_t, int> lengths;
     for (int row = 0; row < b.rows; ++row) {
         const char * wrong = nullptr;
@@ -102,7 +113,8 @@ void Engine::check(const StepBatch & b) const {
             wrong = "there is no such token";
         } else if (b.sequences[row] < 0 || b.sequences[row] >= cache_.sequences()) {
             wrong = "there is no such sequence";
-        } else if (b.slots[row] < -1 || b.slots[row] >= static_cast<int>(slots_.size()) || (b.slots[row] >= 0 && slots_[b.slots[row]] == nullptr)) {
+        } else if (b.slots[row] < -1 || b.slots[row] >= static_cast<int>(slots_.size()) ||
+                   (b.slots[row] >= 0 && slots_[b.slots[row]] == nullptr)) {
             wrong = "its adapter slot is empty or does not exist";
         } else {
             auto [length, fresh] = lengths.try_emplace(b.sequences[row], cache_.length(b.sequences[row]));
@@ -117,7 +129,8 @@ void Engine::check(const StepBatch & b) const {
     for (int i = 0; i < b.output_count; ++i) {
         require(b.outputs[i] >= 0 && b.outputs[i] < b.rows && (i == 0 || b.outputs[i] > b.outputs[i - 1]), "argument_invalid",
                 "output rows must be rising and within the batch");
-        require(b.samplers[i] < 0 || samplers_.count(b.samplers[i]) > 0, "argument_invalid", "there is no sampler " + std::to_string(b.samplers[i]));
+        require(b.samplers[i] < 0 || samplers_.count(b.samplers[i]) > 0, "argument_invalid",
+                "there is no sampler " + std::to_string(b.samplers[i]));
     }
 }
 
@@ -282,7 +295,8 @@ StepResult Engine::compute(const StepBatch & b) {
             }
         }
     }
-    result.compute_micros = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started).count();
+    result.compute_micros =
+        std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started).count();
     return result;
 }
 

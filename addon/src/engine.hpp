@@ -12,12 +12,12 @@
 namespace mf {
 
 struct EngineOptions {
-    int kv_cells         = 0;
-    int sequences_max    = 0;
-    int batch_tokens_max = 0;
-    int slots            = 0;
-    int slot_rank_max    = 0;
-    bool kv_f32          = false;
+    int  kv_cells         = 0;
+    int  sequences_max    = 0;
+    int  batch_tokens_max = 0;
+    int  slots            = 0;
+    int  slot_rank_max    = 0;
+    bool kv_f32           = false;
 };
 
 struct StepBatch {
@@ -55,26 +55,26 @@ class Engine {
     StepResult      step(const StepBatch & batch);
 
   private:
-    void    check(const StepBatch & batch) const;
+    void       check(const StepBatch & batch) const;
     StepResult compute(const StepBatch & batch);
-    void    check_sequence(int sequence) const;
-    void    describe_rows(const StepBatch & batch);
-    Graph & graph_for(const GraphShape & shape);
-    void    set_inputs(const Graph & graph, const StepBatch & batch);
-    void    fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
+    void       check_sequence(int sequence) const;
+    void       describe_rows(const StepBatch & batch);
+    Graph &    graph_for(const GraphShape & shape);
+    void       set_inputs(const Graph & graph, const StepBatch & batch);
+    void       fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
 
-    std::shared_ptr<Model>                               model_;
-    std::shared_ptr<const Vocabulary>                    vocabulary_;
-    EngineOptions                                        options_;
-    KvCache                                              cache_;
-    StepState                                            state_;
-    Bindings                                             bindings_;
-    std::unique_ptr<GpuSlots>                            gpu_slots_;
-    std::vector<std::shared_ptr<const AdapterImage>>     slots_;
-    std::unordered_map<int, std::unique_ptr<Sampler>>    samplers_;
-    int                                                  next_sampler_ = 1;
-    std::list<std::unique_ptr<Graph>>                    graphs_;  // most recently used first
-    std::vector<int64_t>                                 row_cells_;
+    std::shared_ptr<Model>                            model_;
+    std::shared_ptr<const Vocabulary>                 vocabulary_;
+    EngineOptions                                     options_;
+    KvCache                                           cache_;
+    StepState                                         state_;
+    Bindings                                          bindings_;
+    std::unique_ptr<GpuSlots>                         gpu_slots_;
+    std::vector<std::shared_ptr<const AdapterImage>>  slots_;
+    std::unordered_map<int, std::unique_ptr<Sampler>> samplers_;
+    int                                               next_sampler_ = 1;
+    std::list<std::unique_ptr<Graph>>                 graphs_;  // most recently used first
+    std::vector<int64_t>                              row_cells_;
 };
 
 }  // namespace mf

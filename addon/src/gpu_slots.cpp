@@ -8,9 +8,7 @@ namespace mf {
 
 // Mesa's software driver (22.3) crashes in ggml's gathered product when the stacks' rank is no multiple of its tiles; real
 // GPUs read zeros there, and would pay for the padding with memory.
-static int padded(const Model & model, int rank) {
-    return model.backend().device().software ? (rank + 31) / 32 * 32 : rank;
-}
+static int padded(const Model & model, int rank) { return model.backend().device().software ? (rank + 31) / 32 * 32 : rank; }
 
 GpuSlots::GpuSlots(const Model & model, int slots, int rank) : model_(model), slots_(slots), rank_(padded(model, rank)) {
     const int              count  = model.h().layers * TARGET_COUNT;
@@ -39,10 +37,10 @@ void GpuSlots::set(int slot, const AdapterImage & image) {
     std::vector<uint16_t> slice;
     for (int layer = 0; layer < model_.h().layers; ++layer) {
         for (int t = 0; t < TARGET_COUNT; ++t) {
-            const auto                  target = static_cast<Target>(t);
-            const std::size_t           in     = model_.target_in(target);
-            const std::size_t           out    = model_.target_out(target);
-            const AdapterImage::Span *  found  = nullptr;
+            const auto                 target = static_cast<Target>(t);
+            const std::size_t          in     = model_.target_in(target);
+            const std::size_t          out    = model_.target_out(target);
+            const AdapterImage::Span * found  = nullptr;
             for (const auto & span : image.site(layer, place_of(target).site).spans) {
                 found = span.target == target ? &span : found;
             }

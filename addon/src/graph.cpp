@@ -6,7 +6,8 @@
 
 namespace mf {
 
-Bindings::Bindings(const Model & model, StepState & state) : head_{ &state, &model.packed_output.matrix(), &state.product_next.back() } {
+Bindings::Bindings(const Model & model, StepState & state)
+    : head_{ &state, &model.packed_output.matrix(), &state.product_next.back() } {
     const int layers = model.h().layers;
     sites_.reserve(static_cast<std::size_t>(layers) * SITE_COUNT * 2);
     parts_.reserve(sites_.capacity() * 3);
@@ -33,10 +34,11 @@ PartBinding & Bindings::part(int layer, SiteId id, bool outputs, int part) {
     return parts_[((static_cast<std::size_t>(layer) * SITE_COUNT + id) * 2 + (outputs ? 1 : 0)) * 3 + part];
 }
 
-Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, const GpuSlots * slots, const GraphShape & shape) :
-    model_(model), h_(model.h()), cache_(cache), bindings_(bindings), slots_(slots), shape_(shape), cpu_(model.fused()) {
+Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, const GpuSlots * slots, const GraphShape & shape)
+    : model_(model), h_(model.h()), cache_(cache), bindings_(bindings), slots_(slots), shape_(shape), cpu_(model.fused()) {
     const std::size_t      nodes  = 128 + static_cast<std::size_t>(h_.layers) * 96;
-    const ggml_init_params params = { ggml_tensor_overhead() * nodes * 2 + ggml_graph_overhead_custom(nodes, false), nullptr, true };
+    const ggml_init_params params = { ggml_tensor_overhead() * nodes * 2 + ggml_graph_overhead_custom(nodes, false), nullptr,
+                                      true };
     ctx_                          = ggml_init(params);
     graph_                        = ggml_new_graph_custom(ctx_, nodes, false);
     build();
@@ -57,7 +59,8 @@ void Graph::allocate() {
         for (int i = 0; i < ggml_graph_n_nodes(graph_); ++i) {
             const ggml_tensor * node = ggml_graph_node(graph_, i);
             require(ggml_backend_supports_op(model_.backend().handle(), node), "architecture_unsupported",
-                    model_.backend().device().name + " cannot compute " + ggml_op_desc(node) + " for this model; use MODELFACTORY_DEVICE=cpu");
+                    model_.backend().device().name + " cannot compute " + ggml_op_desc(node) +
+                        " for this model; use MODELFACTORY_DEVICE=cpu");
         }
     }
 }
@@ -94,8 +97,8 @@ Graph::Outputs Graph::linear(ggml_tensor * x, int layer, SiteId id, bool outputs
     ggml_tensor * order = nullptr;
     if (cpu_ && (shape_.lora || site.corrected() || site.packed())) {
         ggml_tensor * args[] = { x };
-        order = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, args, 1, site_inputs, GGML_N_TASKS_MAX,
-                               &bindings_.site(layer, id, outputs));
+        order                = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, args, 1, site_inputs, GGML_N_TASKS_MAX,
+                                              &bindings_.site(layer, id, outputs));
     }
     for (int p = 0; p < static_cast<int>(site.parts.size()); ++p) {
         const Part &  part   = site.parts[p];
@@ -118,9 +121,9 @@ Graph::Outputs Graph::linear(ggml_tensor * x, int layer, SiteId id, bool outputs
             result = ggml_add(ctx_, result, delta(x, layer, part.spans[0].target, outputs));
         }
         for (const auto & span : part.spans) {
-            y.of[place_of(span.target).index] =
-                part.spans.size() == 1 ? result
-                                       : ggml_view_2d(ctx_, result, span.out, result->ne[1], result->nb[1], span.offset * sizeof(float));
+            y.of[place_of(span.target).index] = part.spans.size() == 1 ? result
+                                                                       : ggml_view_2d(ctx_, result, span.out, result->ne[1],
+                                                                                      result->nb[1], span.offset * sizeof(float));
         }
     }
     return y;
@@ -141,11 +144,11 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
             t = norm(cpu_ ? t : ggml_cont(ctx_, t), norm_weight);
         }
         return ggml_rope_ext(ctx_, t, positions, model_.rope_factors, h_.rope_dimensions, h_.rope_mode, h_.context_trained, base,
-                             scale, 0.0F, 1.0F, 32.0F, 1.0F);
+                               scale, 0.0F, 1.0F, 32.0F, 1.0F);
     };
-    ggml_tensor * q = turn(head(qkv.of[0], h_.heads), w.q_norm);
-    ggml_tensor * k = turn(head(qkv.of[1], h_.kv_heads), w.k_norm);
-    ggml_tensor * v = qkv.of[2];
+    ggml_tensor * q        = turn(head(qkv.of[0], h_.heads), w.q_norm);
+    ggml_tensor * k        = turn(head(qkv.of[1], h_.kv_heads), w.k_norm);
+    ggml_tensor * v        = qkv.of[2];
     ggml_tensor * k_stored = ggml_set_rows(ctx_, cache_.k(layer), ggml_reshape_2d(ctx_, k, h_.kv_width(), rows), cells);
     ggml_tensor * v_stored = ggml_set_rows(ctx_, cache_.v(layer), v, cells);
     expand(k_stored);
@@ -156,21 +159,23 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
                               &bindings_.attention(layer));
     }
     const auto cached = [&](ggml_tensor * t) {
-        ggml_tensor * view = ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * ggml_type_size(t->type), t->nb[1], 0);
+        ggml_tensor * view =
+            ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * ggml_type_size(t->type), t->nb[1], 0);
         return ggml_permute(ctx_, view, 0, 2, 1, 3);
     };
     if (h_.scales_queries) {
         q = ggml_scale(ctx_, q, h_.attention_scale);
     }
-    ggml_tensor * out = ggml_flash_attn_ext(ctx_, ggml_permute(ctx_, q, 0, 2, 1, 3), cached(cache_.k(layer)), cached(cache_.v(layer)),
-                                            local ? mask_local : mask, h_.scales_queries ? 1.0F : h_.attention_scale, 0.0F, 0.0F);
+    ggml_tensor * out =
+        ggml_flash_attn_ext(ctx_, ggml_permute(ctx_, q, 0, 2, 1, 3), cached(cache_.k(layer)), cached(cache_.v(layer)),
+                            local ? mask_local : mask, h_.scales_queries ? 1.0F : h_.attention_scale, 0.0F, 0.0F);
     return ggml_reshape_2d(ctx_, out, h_.q_width(), rows);
 }
 
 ggml_tensor * Graph::feed_forward(ggml_tensor * x, int layer, bool outputs) {
     const Outputs y = linear(x, layer, SITE_GATE_UP, outputs);
-    ggml_tensor * gated = h_.activation == Activation::silu ? ggml_swiglu_split(ctx_, y.of[0], y.of[1])
-                                                            : ggml_geglu_split(ctx_, y.of[0], y.of[1]);
+    ggml_tensor * gated =
+        h_.activation == Activation::silu ? ggml_swiglu_split(ctx_, y.of[0], y.of[1]) : ggml_geglu_split(ctx_, y.of[0], y.of[1]);
     return linear(gated, layer, SITE_DOWN, outputs).of[0];
 }
 
@@ -178,10 +183,12 @@ ggml_tensor * Graph::logits(ggml_tensor * x) {
     if (model_.packed_output.empty()) {
         return ggml_mul_mat(ctx_, model_.output, x);
     }
-    ggml_tensor * inputs[]  = { x };
-    ggml_tensor * order     = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, inputs, 1, head_inputs, GGML_N_TASKS_MAX, &bindings_.head());
+    ggml_tensor * inputs[] = { x };
+    ggml_tensor * order =
+        ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, inputs, 1, head_inputs, GGML_N_TASKS_MAX, &bindings_.head());
     ggml_tensor * ordered[] = { x, order };
-    return ggml_custom_4d(ctx_, GGML_TYPE_F32, h_.vocabulary, x->ne[1], 1, 1, ordered, 2, packed_head, GGML_N_TASKS_MAX, &bindings_.head());
+    return ggml_custom_4d(ctx_, GGML_TYPE_F32, h_.vocabulary, x->ne[1], 1, 1, ordered, 2, packed_head, GGML_N_TASKS_MAX,
+                          &bindings_.head());
 }
 
 void Graph::build() {
@@ -198,7 +205,7 @@ void Graph::build() {
             mask_local = input(GGML_TYPE_F16, shape_.cells, shape_.rows, "mask_local");
         }
         if (shape_.lora) {
-            slots = input(GGML_TYPE_I32, 1, shape_.rows, "slots");
+            slots        = input(GGML_TYPE_I32, 1, shape_.rows, "slots");
             output_slots = narrow ? input(GGML_TYPE_I32, 1, shape_.outputs, "output_slots") : slots;
         }
     }

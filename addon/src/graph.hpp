@@ -47,15 +47,15 @@ class Graph {
     ggml_cgraph *      graph() const { return graph_; }
 
     // Inputs; null where the shape does not need them.
-    ggml_tensor * tokens        = nullptr;  // I32 [rows]
-    ggml_tensor * positions     = nullptr;  // I32 [rows]
-    ggml_tensor * cells         = nullptr;  // I64 [rows]: where K and V of each row go
-    ggml_tensor * output_rows   = nullptr;  // I32 [outputs]
-    ggml_tensor * mask          = nullptr;  // F16 [cells, rows], GPUs
-    ggml_tensor * mask_local    = nullptr;  // the same within the sliding window
-    ggml_tensor * slots         = nullptr;  // I32 [1, rows], GPUs with adapters
-    ggml_tensor * output_slots  = nullptr;  // I32 [1, outputs]
-    ggml_tensor * result        = nullptr;  // F32 [vocabulary or embedding, outputs]
+    ggml_tensor * tokens       = nullptr;  // I32 [rows]
+    ggml_tensor * positions    = nullptr;  // I32 [rows]
+    ggml_tensor * cells        = nullptr;  // I64 [rows]: where K and V of each row go
+    ggml_tensor * output_rows  = nullptr;  // I32 [outputs]
+    ggml_tensor * mask         = nullptr;  // F16 [cells, rows], GPUs
+    ggml_tensor * mask_local   = nullptr;  // the same within the sliding window
+    ggml_tensor * slots        = nullptr;  // I32 [1, rows], GPUs with adapters
+    ggml_tensor * output_slots = nullptr;  // I32 [1, outputs]
+    ggml_tensor * result       = nullptr;  // F32 [vocabulary or embedding, outputs]
 
   private:
     struct Outputs {

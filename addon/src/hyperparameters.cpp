@@ -19,30 +19,35 @@ int64_t Metadata::find(const std::string & key) const {
     return gguf_find_key(gguf_, full.c_str());
 }
 
-bool Metadata::has(const std::string & key) const {
-    return find(key) >= 0;
-}
+bool Metadata::has(const std::string & key) const { return find(key) >= 0; }
 
 int Metadata::integer(const std::string & key) const {
     const int64_t id = find(key);
     require(id >= 0, "model_invalid", "the GGUF file lacks " + architecture_ + "." + key);
     int64_t value = -1;
     switch (gguf_get_kv_type(gguf_, id)) {
-        case GGUF_TYPE_UINT32: value = gguf_get_val_u32(gguf_, id); break;
-        case GGUF_TYPE_INT32: value = gguf_get_val_i32(gguf_, id); break;
-        case GGUF_TYPE_UINT64: value = static_cast<int64_t>(gguf_get_val_u64(gguf_, id)); break;
-        case GGUF_TYPE_UINT16: value = gguf_get_val_u16(gguf_, id); break;
+        case GGUF_TYPE_UINT32:
+            value = gguf_get_val_u32(gguf_, id);
+            break;
+        case GGUF_TYPE_INT32:
+            value = gguf_get_val_i32(gguf_, id);
+            break;
+        case GGUF_TYPE_UINT64:
+            value = static_cast<int64_t>(gguf_get_val_u64(gguf_, id));
+            break;
+        case GGUF_TYPE_UINT16:
+            value = gguf_get_val_u16(gguf_, id);
+            break;
         default:
-            throw Error("architecture_unsupported", architecture_ + "." + key +
-                                                        " is not a single integer; models whose layers differ in it are not supported");
+            throw Error(
+                "architecture_unsupported",
+                architecture_ + "." + key + " is not a single integer; models whose layers differ in it are not supported");
     }
     require(value >= 0 && value <= (int64_t{ 1 } << 30), "model_invalid", architecture_ + "." + key + " is out of range");
     return static_cast<int>(value);
 }
 
-int Metadata::integer_or(const std::string & key, int otherwise) const {
-    return has(key) ? integer(key) : otherwise;
-}
+int Metadata::integer_or(const std::string & key, int otherwise) const { return has(key) ? integer(key) : otherwise; }
 
 float Metadata::real(const std::string & key) const {
     const int64_t id = find(key);
@@ -53,9 +58,7 @@ float Metadata::real(const std::string & key) const {
     return value;
 }
 
-float Metadata::real_or(const std::string & key, float otherwise) const {
-    return has(key) ? real(key) : otherwise;
-}
+float Metadata::real_or(const std::string & key, float otherwise) const { return has(key) ? real(key) : otherwise; }
 
 std::string Metadata::text_or(const std::string & key, const std::string & otherwise) const {
     const int64_t id = find(key);
@@ -75,11 +78,11 @@ std::vector<bool> Metadata::flags(const std::string & key) const {
 }
 
 Hyperparameters read_hyperparameters(const gguf_context * gguf) {
-    using Describe = void (*)(const Metadata &, Hyperparameters &);
+    using Describe                                             = void (*)(const Metadata &, Hyperparameters &);
     static const std::map<std::string, Describe> architectures = {
-        { "llama",  describe_llama  },
-        { "qwen2",  describe_qwen2  },
-        { "qwen3",  describe_qwen3  },
+        { "llama", describe_llama },
+        { "qwen2", describe_qwen2 },
+        { "qwen3", describe_qwen3 },
         { "gemma3", describe_gemma3 },
     };
     const Metadata metadata(gguf);
@@ -99,9 +102,9 @@ Hyperparameters read_hyperparameters(const gguf_context * gguf) {
     h.feed_forward    = metadata.integer("feed_forward_length");
     h.context_trained = metadata.integer("context_length");
     h.norm_epsilon    = metadata.real("attention.layer_norm_rms_epsilon");
-    require(h.layers > 0 && h.layers <= 1024 && h.heads > 0 && h.kv_heads > 0 && h.heads % h.kv_heads == 0 &&
-                h.heads <= 4096 && h.embedding > 0 && h.embedding <= (1 << 18) && h.feed_forward > 0 &&
-                h.feed_forward <= (1 << 20) && h.context_trained > 0 && h.norm_epsilon >= 0,
+    require(h.layers > 0 && h.layers <= 1024 && h.heads > 0 && h.kv_heads > 0 && h.heads % h.kv_heads == 0 && h.heads <= 4096 &&
+                h.embedding > 0 && h.embedding <= (1 << 18) && h.feed_forward > 0 && h.feed_forward <= (1 << 20) &&
+                h.context_trained > 0 && h.norm_epsilon >= 0,
             "model_invalid", "the GGUF file's layer, head or width counts make no sense");
     h.head_dim = metadata.integer_or("attention.key_length", h.embedding / h.heads);
     require(metadata.integer_or("attention.value_length", h.head_dim) == h.head_dim, "architecture_unsupported",
@@ -109,8 +112,9 @@ Hyperparameters read_hyperparameters(const gguf_context * gguf) {
     require(h.head_dim > 0 && h.head_dim % 16 == 0 && h.head_dim <= 512, "architecture_unsupported",
             "head sizes must be a multiple of 16 up to 512, this model has " + std::to_string(h.head_dim));
     h.rope_dimensions = metadata.integer_or("rope.dimension_count", h.head_dim);
-    require(h.rope_dimensions > 0 && h.rope_dimensions <= h.head_dim && h.rope_dimensions % 2 == 0, "model_invalid", "rope.dimension_count makes no sense");
-    h.rope_base             = metadata.real_or("rope.freq_base", 10000.0F);
+    require(h.rope_dimensions > 0 && h.rope_dimensions <= h.head_dim && h.rope_dimensions % 2 == 0, "model_invalid",
+            "rope.dimension_count makes no sense");
+    h.rope_base = metadata.real_or("rope.freq_base", 10000.0F);
     // As libllama reads them: a factor without a type is linear, and none or zero is no scaling.
     const std::string scale = metadata.text_or("rope.scaling.type", "linear");
     if (scale == "linear") {

@@ -24,21 +24,21 @@ struct Hyperparameters {
     int         context_trained = 0;
     float       norm_epsilon    = 1e-5F;
 
-    int              rope_mode       = GGML_ROPE_TYPE_NORMAL;
-    int              rope_dimensions = 0;
-    float            rope_base       = 10000.0F;
-    float            rope_scale      = 1.0F;  // frequency scale
-    float            attention_scale = 1.0F;
-    bool             scales_queries  = false;  // the scale is applied to the queries, before the product with the keys
-    Activation       activation      = Activation::silu;
-    float            embedding_scale = 1.0F;
-    float            final_softcap   = 0.0F;
-    bool             rope_permuted   = false;  // q/k rows stored in RoPE-pair order (llama GGUF files)
-    bool             qk_norm         = false;
-    bool             post_norms      = false;  // norms after attention and after the feed-forward network (gemma)
-    int              window          = 0;      // sliding window of the layers marked local
-    float            rope_base_local = 10000.0F;
-    std::vector<bool> local;                   // per layer: uses the window and rope_base_local
+    int               rope_mode       = GGML_ROPE_TYPE_NORMAL;
+    int               rope_dimensions = 0;
+    float             rope_base       = 10000.0F;
+    float             rope_scale      = 1.0F;  // frequency scale
+    float             attention_scale = 1.0F;
+    bool              scales_queries  = false;  // the scale is applied to the queries, before the product with the keys
+    Activation        activation      = Activation::silu;
+    float             embedding_scale = 1.0F;
+    float             final_softcap   = 0.0F;
+    bool              rope_permuted   = false;  // q/k rows stored in RoPE-pair order (llama GGUF files)
+    bool              qk_norm         = false;
+    bool              post_norms      = false;  // norms after attention and after the feed-forward network (gemma)
+    int               window          = 0;      // sliding window of the layers marked local
+    float             rope_base_local = 10000.0F;
+    std::vector<bool> local;  // per layer: uses the window and rope_base_local
 
     int kv_width() const { return kv_heads * head_dim; }
     int q_width() const { return heads * head_dim; }

@@ -10,19 +10,24 @@ namespace mf {
 
 TargetPlace place_of(Target target) {
     switch (target) {
-        case ATTN_Q: return { SITE_QKV, 0 };
-        case ATTN_K: return { SITE_QKV, 1 };
-        case ATTN_V: return { SITE_QKV, 2 };
-        case ATTN_OUTPUT: return { SITE_ATTN_OUTPUT, 0 };
-        case FFN_GATE: return { SITE_GATE_UP, 0 };
-        case FFN_UP: return { SITE_GATE_UP, 1 };
-        default: return { SITE_DOWN, 0 };
+        case ATTN_Q:
+            return { SITE_QKV, 0 };
+        case ATTN_K:
+            return { SITE_QKV, 1 };
+        case ATTN_V:
+            return { SITE_QKV, 2 };
+        case ATTN_OUTPUT:
+            return { SITE_ATTN_OUTPUT, 0 };
+        case FFN_GATE:
+            return { SITE_GATE_UP, 0 };
+        case FFN_UP:
+            return { SITE_GATE_UP, 1 };
+        default:
+            return { SITE_DOWN, 0 };
     }
 }
 
-int targets_in(SiteId site) {
-    return site == SITE_QKV ? 3 : site == SITE_GATE_UP ? 2 : 1;
-}
+int targets_in(SiteId site) { return site == SITE_QKV ? 3 : site == SITE_GATE_UP ? 2 : 1; }
 
 Target target_at(SiteId site, int index) {
     static const int first[SITE_COUNT] = { ATTN_Q, ATTN_OUTPUT, FFN_GATE, FFN_DOWN };
@@ -49,20 +54,27 @@ bool Site::packed() const {
 
 int Model::target_in(Target target) const {
     switch (target) {
-        case ATTN_OUTPUT: return h_.q_width();
-        case FFN_DOWN: return h_.feed_forward;
-        default: return h_.embedding;
+        case ATTN_OUTPUT:
+            return h_.q_width();
+        case FFN_DOWN:
+            return h_.feed_forward;
+        default:
+            return h_.embedding;
     }
 }
 
 int Model::target_out(Target target) const {
     switch (target) {
-        case ATTN_Q: return h_.q_width();
+        case ATTN_Q:
+            return h_.q_width();
         case ATTN_K:
-        case ATTN_V: return h_.kv_width();
+        case ATTN_V:
+            return h_.kv_width();
         case FFN_GATE:
-        case FFN_UP: return h_.feed_forward;
-        default: return h_.embedding;
+        case FFN_UP:
+            return h_.feed_forward;
+        default:
+            return h_.embedding;
     }
 }
 
@@ -71,7 +83,7 @@ std::shared_ptr<Model> Model::open(const std::string & path, const std::string &
     static std::map<std::string, std::weak_ptr<Model>> open_models;
     const std::lock_guard<std::mutex>                  lock(guard);
     const Device                                       device = choose_device(device_choice);
-    auto & entry = open_models[device.name + (exact ? " exact\n" : "\n") + path];
+    auto &                                             entry  = open_models[device.name + (exact ? " exact\n" : "\n") + path];
     if (auto existing = entry.lock()) {
         return existing;
     }

@@ -33,11 +33,11 @@ struct Part {
         int    offset;  // first output row
         int    out;
     };
-    ggml_tensor *      weight = nullptr;  // [in, out], or null if packed
-    Packed             packed;
-    ggml_tensor *      bias   = nullptr;  // [out] or none
-    int                out    = 0;
-    std::vector<Span>  spans;
+    ggml_tensor *     weight = nullptr;  // [in, out], or null if packed
+    Packed            packed;
+    ggml_tensor *     bias = nullptr;  // [out] or none
+    int               out  = 0;
+    std::vector<Span> spans;
     // Q4_1 weights are w = d q + m. Stored as Q4_0 (w' = d (q - 8)), the rest, m + 8 d per block of 32 inputs, is applied
     // to the block sums of the input: [in / 32][out], float32, exact. Empty for other weights.
     std::vector<float> correction;
@@ -74,16 +74,16 @@ class Model {
     const Hyperparameters & h() const { return h_; }
     Backend &               backend() const { return *backend_; }
     // Whether the CPU's own operations (cpu_ops.hpp) are used.
-    bool                    fused() const { return backend_->is_cpu() && !exact_; }
-    std::size_t             weight_bytes() const { return weight_bytes_; }
-    int                     target_in(Target target) const;
-    int                     target_out(Target target) const;
+    bool        fused() const { return backend_->is_cpu() && !exact_; }
+    std::size_t weight_bytes() const { return weight_bytes_; }
+    int         target_in(Target target) const;
+    int         target_out(Target target) const;
 
     ggml_tensor *      token_embedding = nullptr;
     ggml_tensor *      output_norm     = nullptr;
     ggml_tensor *      output          = nullptr;  // lm_head; may share its data with token_embedding; null if packed
     Packed             packed_output;
-    ggml_tensor *      rope_factors    = nullptr;
+    ggml_tensor *      rope_factors = nullptr;
     std::vector<Layer> layers;
 
   private:

@@ -7,8 +7,9 @@
 
 namespace mf {
 
-static const char * TARGET_NAMES[TARGET_COUNT] = { "attn_q",   "attn_k", "attn_v",  "attn_output",
-                                                   "ffn_gate", "ffn_up", "ffn_down" };
+static const char * TARGET_NAMES[TARGET_COUNT] = {
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+};
 
 ModelLoader::ModelLoader(Model & model, const std::string & path) : model_(model) {
     file_ = std::fopen(path.c_str(), "rb");
@@ -77,15 +78,15 @@ ggml_tensor * ModelLoader::declare(ggml_backend_buffer_type_t type, const std::v
     const ggml_tensor * first = file_tensor(sources[0], true);
     require(computable(first->type), "architecture_unsupported",
             "the tensor " + sources[0] + " is of type " + ggml_type_name(first->type) + ", which cannot be computed with");
-    int64_t             rows  = 0;
+    int64_t rows = 0;
     for (const auto & source : sources) {
         rows += file_tensor(source, true)->ne[1];
         used_[source] = true;
     }
     const bool    vector = sources.size() == 1 && first->ne[1] == 1;
     const auto    kind   = split ? GGML_TYPE_Q4_0 : first->type;
-    ggml_tensor * tensor = vector ? ggml_new_tensor_1d(ctx, kind, first->ne[0])
-                                  : ggml_new_tensor_2d(ctx, kind, first->ne[0], rows);
+    ggml_tensor * tensor =
+        vector ? ggml_new_tensor_1d(ctx, kind, first->ne[0]) : ggml_new_tensor_2d(ctx, kind, first->ne[0], rows);
     ggml_set_name(tensor, sources[0].c_str());
     pending_.push_back({ tensor, sources, split, part });
     return tensor;
@@ -125,7 +126,7 @@ void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
             weights.push_back(name(i, "weight"));
         }
         site.parts.push_back(std::move(part));
-        Part &     placed = site.parts.back();
+        Part & placed = site.parts.back();
         if (model_.fused() && can_pack(first->type, site.in, placed.out)) {
             pack(placed.packed, weights, site.in, placed.out);
         } else {
@@ -135,8 +136,8 @@ void ModelLoader::declare_site(Site & site, SiteId id, int layer) {
             std::vector<std::string> biases;
             for (int i = index; i < next; ++i) {
                 const ggml_tensor * b = file_tensor(name(i, "bias"), true);
-                require(b->type == GGML_TYPE_F32 && ggml_nelements(b) == model_.target_out(target_at(id, i)),
-                        "model_invalid", "the tensor " + name(i, "bias") + " must be a float32 vector of its layer's width");
+                require(b->type == GGML_TYPE_F32 && ggml_nelements(b) == model_.target_out(target_at(id, i)), "model_invalid",
+                        "the tensor " + name(i, "bias") + " must be a float32 vector of its layer's width");
                 biases.push_back(name(i, "bias"));
             }
             auto & ctx  = contexts_[model_.backend().buffer_type()];
@@ -184,7 +185,8 @@ void ModelLoader::fill(const PendingPack & pending) {
         read(source, bytes);
         const ggml_tensor * tensor = file_tensor(source, true);
         const auto          rows   = static_cast<int>(tensor->ne[1]);
-        require(bytes.size() == ggml_row_size(pending.type, tensor->ne[0]) * rows, "model_invalid", "the tensor " + source + " has not the size its shape asks for");
+        require(bytes.size() == ggml_row_size(pending.type, tensor->ne[0]) * rows, "model_invalid",
+                "the tensor " + source + " has not the size its shape asks for");
         pending.packed->set_rows(pending.type, row, rows, bytes.data());
         row += rows;
     }
@@ -278,18 +280,18 @@ void ModelLoader::refuse_unused() const {
 }
 
 void ModelLoader::load() {
-    model_.h_     = read_hyperparameters(gguf_);
-    const auto &h = model_.h_;
+    model_.h_      = read_hyperparameters(gguf_);
+    const auto & h = model_.h_;
 
     const ggml_tensor * embedding = file_tensor("token_embd.weight", true);
-    require(ggml_n_dims(embedding) == 2 && embedding->ne[0] == h.embedding && embedding->ne[1] > 0 &&
-                embedding->ne[1] <= (1 << 24),
-            "model_invalid", "token_embd.weight has not the shape that the model's widths ask for");
+    require(
+        ggml_n_dims(embedding) == 2 && embedding->ne[0] == h.embedding && embedding->ne[1] > 0 && embedding->ne[1] <= (1 << 24),
+        "model_invalid", "token_embd.weight has not the shape that the model's widths ask for");
     model_.h_.vocabulary = static_cast<int>(embedding->ne[1]);
     model_.layers.resize(h.layers);
 
-    model_.token_embedding = declare(model_.backend().buffer_type(), { "token_embd.weight" }, false, nullptr);
-    model_.output_norm     = norm("output_norm.weight", h.embedding);
+    model_.token_embedding     = declare(model_.backend().buffer_type(), { "token_embd.weight" }, false, nullptr);
+    model_.output_norm         = norm("output_norm.weight", h.embedding);
     const bool          tied   = file_tensor("output.weight", false) == nullptr;
     const std::string   head   = tied ? "token_embd.weight" : "output.weight";
     const ggml_tensor * source = file_tensor(head, true);

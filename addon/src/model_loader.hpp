@@ -39,11 +39,11 @@ class ModelLoader {
     void          place(Part & part, const std::vector<std::string> & sources, int in);
     bool          supports(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const;
     ggml_backend_buffer_type_t matmul_buffer(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
-    void          read(const std::string & name, std::vector<uint8_t> & bytes);
-    void          fill(const Pending & pending);
-    void          fill(const PendingPack & pending);
-    void          pack(Packed & packed, const std::vector<std::string> & sources, int in, int out);
-    void          refuse_unused() const;
+    void                       read(const std::string & name, std::vector<uint8_t> & bytes);
+    void                       fill(const Pending & pending);
+    void                       fill(const PendingPack & pending);
+    void                       pack(Packed & packed, const std::vector<std::string> & sources, int in, int out);
+    void                       refuse_unused() const;
 
     Model &                                              model_;
     std::FILE *                                          file_ = nullptr;

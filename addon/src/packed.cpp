@@ -28,10 +28,10 @@ void Packed::set_rows(ggml_type type, int first, int count, const uint8_t * rows
     for (int r = 0; r < count; ++r) {
         const int lane = (first + r) % PACKED_ROWS;
         for (int b = 0; b < blocks; ++b) {
-            const uint8_t * from   = rows + (static_cast<std::size_t>(r) * blocks + b) * (header + quants);
-            uint8_t *       record = bytes_.data() + (first + r) / PACKED_ROWS * matrix_.group_bytes() + b * matrix_.record_bytes();
+            const uint8_t * from = rows + (static_cast<std::size_t>(r) * blocks + b) * (header + quants);
+            uint8_t * record     = bytes_.data() + (first + r) / PACKED_ROWS * matrix_.group_bytes() + b * matrix_.record_bytes();
             for (std::size_t i = 0; i < quants; ++i) {
-                const uint8_t value = from[header + i];
+                const uint8_t value                   = from[header + i];
                 record[i / 4 * 64 + lane * 4 + i % 4] = type == GGML_TYPE_Q8_0 ? static_cast<uint8_t>(value + 128U) : value;
             }
             std::memcpy(record + quants * PACKED_ROWS + lane * 2, from, 2);

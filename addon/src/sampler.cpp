@@ -13,14 +13,16 @@ static constexpr float NEVER = -std::numeric_limits<float>::infinity();
 // Below this a temperature is greedy: dividing logits by it would leave the range of float32.
 static constexpr float TEMPERATURE_MIN = 1e-6F;
 
-Sampler::Sampler(std::shared_ptr<const Vocabulary> vocabulary, SamplerOptions options) :
-    vocabulary_(std::move(vocabulary)), options_(std::move(options)), size_(vocabulary_->size()), random_(options_.seed) {
+Sampler::Sampler(std::shared_ptr<const Vocabulary> vocabulary, SamplerOptions options)
+    : vocabulary_(std::move(vocabulary)), options_(std::move(options)), size_(vocabulary_->size()), random_(options_.seed) {
     for (const auto & [token, bias] : options_.logit_bias) {
-        require(token >= 0 && token < size_, "argument_invalid", "logit_bias names token " + std::to_string(token) + ", the vocabulary has " + std::to_string(size_));
+        require(token >= 0 && token < size_, "argument_invalid",
+                "logit_bias names token " + std::to_string(token) + ", the vocabulary has " + std::to_string(size_));
         require(std::isfinite(bias), "argument_invalid", "logit_bias must be finite");
     }
     if (!options_.grammar.empty()) {
-        grammar_ = vocabulary_->grammar_sampler(options_.grammar, options_.grammar_lazy, options_.grammar_triggers, options_.grammar_prefill);
+        grammar_ = vocabulary_->grammar_sampler(options_.grammar, options_.grammar_lazy, options_.grammar_triggers,
+                                                options_.grammar_prefill);
     }
 }
 
@@ -122,9 +124,9 @@ int32_t Sampler::pick(const float * logits) {
         return top;
     }
     // Everything below is in units of logit / temperature, relative order unchanged.
-    const float floor = options_.min_p > 0.0F ? best * inverse + std::log(options_.min_p) : NEVER;
+    const float                   floor = options_.min_p > 0.0F ? best * inverse + std::log(options_.min_p) : NEVER;
     std::vector<TokenProbability> candidates;
-    const auto better = [](const TokenProbability & a, const TokenProbability & b) {
+    const auto                    better = [](const TokenProbability & a, const TokenProbability & b) {
         return a.logprob != b.logprob ? a.logprob > b.logprob : a.token < b.token;
     };
     for (int i = 0; i < size_; ++i) {
@@ -149,7 +151,8 @@ int32_t Sampler::pick(const float * logits) {
         while (keep < candidates.size() && (mass < options_.top_p * total || keep == 0)) {
             if (keep == sorted) {
                 const std::size_t next = std::min(candidates.size(), std::max<std::size_t>(64, sorted * 8));
-                std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(sorted), candidates.begin() + static_cast<std::ptrdiff_t>(next), candidates.end(), better);
+                std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(sorted),
+                                  candidates.begin() + static_cast<std::ptrdiff_t>(next), candidates.end(), better);
                 sorted = next;
             }
             mass += std::exp(candidates[keep].logprob - best * inverse);
@@ -195,7 +198,7 @@ Choice Sampler::sample(float * logits) {
     if (options_.top_logprobs >= 0) {
         float best = 0;
         k.argmax(logits, size_, &best);
-        log_sum = best + std::log(k.exp_sum(logits, size_, best, 1.0F));
+        log_sum           = best + std::log(k.exp_sum(logits, size_, best, 1.0F));
         const auto better = [](const TokenProbability & a, const TokenProbability & b) {
             return a.logprob != b.logprob ? a.logprob > b.logprob : a.token < b.token;
         };
@@ -217,8 +220,9 @@ Choice Sampler::sample(float * logits) {
         }
     }
     // The reported log-probability is the model's own, from before bias and penalties.
-    const bool changes = options_.top_logprobs >= 0 && (!options_.logit_bias.empty() || options_.ignore_eos || grammar_ != nullptr ||
-                                                        options_.repeat_penalty != 1.0F || options_.frequency_penalty != 0.0F || options_.presence_penalty != 0.0F);
+    const bool         changes = options_.top_logprobs >= 0 && (!options_.logit_bias.empty() || options_.ignore_eos ||
+                                                        grammar_ != nullptr || options_.repeat_penalty != 1.0F ||
+                                                        options_.frequency_penalty != 0.0F || options_.presence_penalty != 0.0F);
     std::vector<float> before;
     if (changes) {
         before.assign(logits, logits + size_);

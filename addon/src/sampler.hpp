@@ -64,14 +64,14 @@ class Sampler {
     int32_t pick_with_grammar(float * logits);
     double  draw();
 
-    std::shared_ptr<const Vocabulary>    vocabulary_;
-    SamplerOptions                       options_;
-    int                                  size_;
-    std::mt19937                         random_;
-    std::vector<int32_t>                 recent_;
-    std::unordered_map<int32_t, int>     generated_;
-    llama_sampler *                      grammar_ = nullptr;
-    bool                                 grammar_dead_ = false;  // it accepted a token that nothing in it continues
+    std::shared_ptr<const Vocabulary> vocabulary_;
+    SamplerOptions                    options_;
+    int                               size_;
+    std::mt19937                      random_;
+    std::vector<int32_t>              recent_;
+    std::unordered_map<int32_t, int>  generated_;
+    llama_sampler *                   grammar_      = nullptr;
+    bool                              grammar_dead_ = false;  // it accepted a token that nothing in it continues
 };
 
 }  // namespace mf

@@ -26,7 +26,8 @@ struct RowBlock {
 };
 
 struct StepState {
-    explicit StepState(int layers) : attention_next(layers), product_next(static_cast<std::size_t>(layers) * SITE_COUNT * 3 + 1) {}
+    explicit StepState(int layers)
+        : attention_next(layers), product_next(static_cast<std::size_t>(layers) * SITE_COUNT * 3 + 1) {}
 
     int                   rows = 0;
     std::vector<Segment>  segments;         // over all rows
@@ -35,18 +36,18 @@ struct StepState {
     std::vector<int32_t>  positions;
     const KvCache *       cache = nullptr;
 
-    std::vector<float>    u;  // [rows][u_stride]: low-rank activations of the site under way
-    std::size_t           u_stride = 0;
-    std::vector<float>    sums;  // [rows][in / 32]
-    std::size_t           sums_stride = 0;
+    std::vector<float> u;  // [rows][u_stride]: low-rank activations of the site under way
+    std::size_t        u_stride = 0;
+    std::vector<float> sums;  // [rows][in / 32]
+    std::size_t        sums_stride = 0;
     // The input of the site under way, rounded for packed products.
-    std::vector<int8_t>   quants;
-    std::vector<float>    quant_scales;
-    std::vector<float>    quant_sums;
-    std::vector<int32_t>  quant_counts;
+    std::vector<int8_t>  quants;
+    std::vector<float>   quant_scales;
+    std::vector<float>   quant_sums;
+    std::vector<int32_t> quant_counts;
 
-    std::vector<float>    scratch;  // attention, per thread
-    std::size_t           scratch_stride = 0;
+    std::vector<float> scratch;  // attention, per thread
+    std::size_t        scratch_stride = 0;
 
     std::vector<std::atomic<int>> attention_next;  // work counters, one per layer
     std::vector<std::atomic<int>> product_next;    // one per part of every site, then the head's

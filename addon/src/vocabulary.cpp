@@ -61,10 +61,12 @@ Vocabulary::~Vocabulary() {
 
 std::vector<int32_t> Vocabulary::tokenize(const std::string & text, bool special, bool add_bos) const {
     std::vector<int32_t> tokens(text.size() + 2);
-    int n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, special);
+    int                  n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                                            static_cast<int32_t>(tokens.size()), add_bos, special);
     if (n < 0) {
         tokens.resize(static_cast<std::size_t>(-n));
-        n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, special);
+        n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                           static_cast<int32_t>(tokens.size()), add_bos, special);
     }
     require(n >= 0, "argument_invalid", "the text could not be tokenised");
     tokens.resize(static_cast<std::size_t>(n));
@@ -74,7 +76,7 @@ std::vector<int32_t> Vocabulary::tokenize(const std::string & text, bool special
 std::string Vocabulary::token_bytes(int32_t token, bool special) const {
     require(token >= 0 && token < size_, "argument_invalid", "there is no token " + std::to_string(token));
     std::string bytes(64, '\0');
-    int n = llama_token_to_piece(vocab_, token, bytes.data(), static_cast<int32_t>(bytes.size()), 0, special);
+    int         n = llama_token_to_piece(vocab_, token, bytes.data(), static_cast<int32_t>(bytes.size()), 0, special);
     if (n < 0) {
         bytes.resize(static_cast<std::size_t>(-n));
         n = llama_token_to_piece(vocab_, token, bytes.data(), static_cast<int32_t>(bytes.size()), 0, special);
@@ -119,7 +121,8 @@ ChatPrompt Vocabulary::chat_prompt(const ChatInput & input) const {
         if (trigger.type == COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
             // A word that is a single preserved token triggers as that token.
             const auto tokens = tokenize(trigger.value, true, false);
-            if (tokens.size() == 1 && std::find(params.preserved_tokens.begin(), params.preserved_tokens.end(), trigger.value) != params.preserved_tokens.end()) {
+            if (tokens.size() == 1 && std::find(params.preserved_tokens.begin(), params.preserved_tokens.end(), trigger.value) !=
+                                          params.preserved_tokens.end()) {
                 out = { static_cast<int>(COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN), trigger.value, tokens[0] };
             }
         }
@@ -128,7 +131,8 @@ ChatPrompt Vocabulary::chat_prompt(const ChatInput & input) const {
     return prompt;
 }
 
-ParsedMessage Vocabulary::parse_chat(const std::string & text, int format, const std::string & parser, const std::string & generation_prompt, bool partial) const {
+ParsedMessage Vocabulary::parse_chat(const std::string & text, int format, const std::string & parser,
+                                     const std::string & generation_prompt, bool partial) const {
     require(format >= 0 && format < COMMON_CHAT_FORMAT_COUNT, "argument_invalid", "unknown chat format");
     ParsedMessage out;
     try {
@@ -159,17 +163,23 @@ std::string Vocabulary::schema_to_grammar(const std::string & schema_json) {
     }
 }
 
-llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool lazy, const std::vector<GrammarTrigger> & triggers, const std::string & prefill) const {
+llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool lazy, const std::vector<GrammarTrigger> & triggers,
+                                            const std::string & prefill) const {
     std::vector<std::string> patterns;
     std::vector<llama_token> tokens;
     for (const auto & trigger : triggers) {
         switch (trigger.type) {
             case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:
-                require(trigger.token >= 0 && trigger.token < size_, "argument_invalid", "a grammar trigger names a token that does not exist");
+                require(trigger.token >= 0 && trigger.token < size_, "argument_invalid",
+                        "a grammar trigger names a token that does not exist");
                 tokens.push_back(trigger.token);
                 break;
-            case COMMON_GRAMMAR_TRIGGER_TYPE_WORD: patterns.push_back(regex_escape(trigger.value)); break;
-            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN: patterns.push_back(trigger.value); break;
+            case COMMON_GRAMMAR_TRIGGER_TYPE_WORD:
+                patterns.push_back(regex_escape(trigger.value));
+                break;
+            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN:
+                patterns.push_back(trigger.value);
+                break;
             case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL: {
                 std::string anchored = trigger.value;
                 if (anchored.empty() || anchored.front() != '^') {
@@ -181,7 +191,8 @@ llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool la
                 patterns.push_back(anchored);
                 break;
             }
-            default: throw Error("argument_invalid", "unknown kind of grammar trigger");
+            default:
+                throw Error("argument_invalid", "unknown kind of grammar trigger");
         }
     }
     llama_sampler * sampler = nullptr;
@@ -191,7 +202,8 @@ llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool la
             for (const auto & p : patterns) {
                 views.push_back(p.c_str());
             }
-            sampler = llama_sampler_init_grammar_lazy_patterns(vocab_, grammar.c_str(), "root", views.data(), views.size(), tokens.data(), tokens.size());
+            sampler = llama_sampler_init_grammar_lazy_patterns(vocab_, grammar.c_str(), "root", views.data(), views.size(),
+                                                               tokens.data(), tokens.size());
         } else {
             sampler = llama_sampler_init_grammar(vocab_, grammar.c_str(), "root");
         }
@@ -199,7 +211,8 @@ llama_sampler * Vocabulary::grammar_sampler(const std::string & grammar, bool la
         if (!lazy && !prefill.empty()) {
             for (const int32_t token : tokenize(prefill, true, false)) {
                 // libllama ends the process when a grammar is told of an end token that it does not expect.
-                require(!llama_vocab_is_eog(vocab_, token), "grammar_invalid", "the text before the answer holds a token that ends answers");
+                require(!llama_vocab_is_eog(vocab_, token), "grammar_invalid",
+                        "the text before the answer holds a token that ends answers");
                 llama_sampler_accept(sampler, token);
             }
         }

@@ -68,19 +68,21 @@ class Vocabulary {
     std::vector<int32_t> tokenize(const std::string & text, bool special, bool add_bos) const;
     std::string          token_bytes(int32_t token, bool special) const;
     ChatPrompt           chat_prompt(const ChatInput & input) const;
-    ParsedMessage        parse_chat(const std::string & text, int format, const std::string & parser, const std::string & generation_prompt, bool partial) const;
+    ParsedMessage        parse_chat(const std::string & text, int format, const std::string & parser,
+                                    const std::string & generation_prompt, bool partial) const;
     static std::string   schema_to_grammar(const std::string & schema_json);
 
     // Owned by the caller (llama_sampler_free).
-    llama_sampler * grammar_sampler(const std::string & grammar, bool lazy, const std::vector<GrammarTrigger> & triggers, const std::string & prefill) const;
+    llama_sampler * grammar_sampler(const std::string & grammar, bool lazy, const std::vector<GrammarTrigger> & triggers,
+                                    const std::string & prefill) const;
 
   private:
-    Vocabulary() = default;
-    llama_model *          model_     = nullptr;
-    const llama_vocab *    vocab_     = nullptr;
+    Vocabulary()                       = default;
+    llama_model *           model_     = nullptr;
+    const llama_vocab *     vocab_     = nullptr;
     common_chat_templates * templates_ = nullptr;
-    int                    size_      = 0;
-    std::vector<int32_t>   end_tokens_;
+    int                     size_      = 0;
+    std::vector<int32_t>    end_tokens_;
 };
 
 }  // namespace mf

@@ -13,8 +13,8 @@ import {
   type GenerateEvent,
   type GenerateRequest,
   generateRequest,
-  receiptIdOf,
   type ReceiptSettlement,
+  receiptIdOf,
   type Usage,
 } from '../../daemon/protocol.ts';
 

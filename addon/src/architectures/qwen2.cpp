@@ -3,8 +3,6 @@
 
 namespace mf {
 
-void describe_qwen2(const Metadata &, Hyperparameters & h) {
-    h.rope_mode = GGML_ROPE_TYPE_NEOX;
-}
+void describe_qwen2(const Metadata &, Hyperparameters & h) { h.rope_mode = GGML_ROPE_TYPE_NEOX; }
 
 }  // namespace mf

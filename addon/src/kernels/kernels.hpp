@@ -9,22 +9,22 @@ namespace mf {
 
 // Attention of a block of rows of one sequence for one key/value head.
 struct AttentionBlock {
-    const float *   q;            // [rows][heads][head_dim], after RoPE; row stride q_stride floats
+    const float *   q;  // [rows][heads][head_dim], after RoPE; row stride q_stride floats
     std::size_t     q_stride;
-    float *         out;          // same shape as q; row stride out_stride floats
+    float *         out;  // same shape as q; row stride out_stride floats
     std::size_t     out_stride;
-    const void *    k;            // cache of this layer: [cells][kv_heads * head_dim], f16 or f32
+    const void *    k;  // cache of this layer: [cells][kv_heads * head_dim], f16 or f32
     const void *    v;
     bool            cache_f32;
     std::size_t     cell_stride;  // kv_heads * head_dim
     const int32_t * cells;        // cell of every position of the sequence
     const int32_t * positions;    // [rows] position of each row, rising
     int             rows;
-    int             head_first;   // first query head of this key/value head
-    int             group;        // query heads per key/value head
+    int             head_first;  // first query head of this key/value head
+    int             group;       // query heads per key/value head
     int             kv_head;
     int             head_dim;
-    int             window;       // sliding window in tokens, 0 = none
+    int             window;  // sliding window in tokens, 0 = none
     float           scale;
 };
 
@@ -50,8 +50,8 @@ struct PackedMatrix {
     int             bits       = 0;
     int             zero       = 0;
     bool            has_offset = false;
-    std::size_t record_bytes() const { return (bits == 4 ? 256U : 512U) + 32U + (has_offset ? 32U : 0U); }
-    std::size_t group_bytes() const { return record_bytes() * (in / 32); }
+    std::size_t     record_bytes() const { return (bits == 4 ? 256U : 512U) + 32U + (has_offset ? 32U : 0U); }
+    std::size_t     group_bytes() const { return record_bytes() * (in / 32); }
 };
 inline constexpr int PACKED_ROWS = 16;
 
@@ -65,16 +65,16 @@ struct Kernels {
                            std::size_t y_stride);
 
     // u[t][r] = sum_i x[t][i] * a[r][i] for r in [r0, r1); a is f16, row-major [rank][in].
-    void (*lora_a)(const float * x, std::size_t x_stride, int rows, const uint16_t * a, int in, int r0, int r1,
-                   float * u, std::size_t u_stride);
+    void (*lora_a)(const float * x, std::size_t x_stride, int rows, const uint16_t * a, int in, int r0, int r1, float * u,
+                   std::size_t u_stride);
 
     // y[t][o] += sum_r u[t][r] * bt[r][o] for o in [o0, o1); bt is f16, [rank][out] (B transposed, scaled).
-    void (*lora_b)(const float * u, std::size_t u_stride, int rows, const uint16_t * bt, int rank, int out, int o0,
-                   int o1, float * y, std::size_t y_stride);
+    void (*lora_b)(const float * u, std::size_t u_stride, int rows, const uint16_t * bt, int rank, int out, int o0, int o1,
+                   float * y, std::size_t y_stride);
 
     // The same with float32 weights, shared by all rows (the offset part of Q4_1 weights).
-    void (*correction)(const float * u, std::size_t u_stride, int rows, const float * bt, int rank, int out, int o0,
-                       int o1, float * y, std::size_t y_stride);
+    void (*correction)(const float * u, std::size_t u_stride, int rows, const float * bt, int rank, int out, int o0, int o1,
+                       float * y, std::size_t y_stride);
 
     // s[b] = sum of x[32 b .. 32 b + 31] as the quantised product sees x: rounded to 8 bits per block of 32, float16 scale.
     // With these sums a split weight gives w x̂ exactly; sums of the unrounded x would leave the offset's part of the

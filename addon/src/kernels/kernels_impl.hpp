@@ -18,8 +18,7 @@ inline float weight_at(const float * p) { return *p; }
 
 // TOKENS rows of x against RANKS rows of a, both over the whole input width.
 template <int TOKENS, int RANKS>
-inline void dot_block(const float * x, std::size_t x_stride, const uint16_t * a, int in, float * u,
-                      std::size_t u_stride) {
+inline void dot_block(const float * x, std::size_t x_stride, const uint16_t * a, int in, float * u, std::size_t u_stride) {
     V acc[TOKENS][RANKS];
     for (auto & row : acc) {
         for (auto & v : row) {
@@ -74,8 +73,7 @@ void lora_a(const float * x, std::size_t x_stride, int rows, const uint16_t * a,
 }
 
 template <int TOKENS, int VECTORS, typename T>
-inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int rank, int out, float * y,
-                       std::size_t y_stride) {
+inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int rank, int out, float * y, std::size_t y_stride) {
     V acc[TOKENS][VECTORS];
     for (int t = 0; t < TOKENS; ++t) {
         for (int v = 0; v < VECTORS; ++v) {
@@ -141,11 +139,11 @@ void block_sums(const float * x, int in, float * s) {
         for (int i = W; i < 32; i += W) {
             largest = simd::max(largest, simd::abs(simd::load(x + b * 32 + i)));
         }
-        const float top     = simd::max_of(largest);
-        const float scale   = simd::half_rounded(top / 127.0F);
+        const float top   = simd::max_of(largest);
+        const float scale = simd::half_rounded(top / 127.0F);
         // A scale too small for float16 is zero; 127 / top may then be infinite, and zero times that is not a number.
-        const V     inverse = simd::set1(scale != 0.0F ? 127.0F / top : 0.0F);
-        V           acc     = simd::zero();
+        const V inverse = simd::set1(scale != 0.0F ? 127.0F / top : 0.0F);
+        V       acc     = simd::zero();
         for (int i = 0; i < 32; i += W) {
             acc = simd::add(acc, simd::round(simd::mul(simd::load(x + b * 32 + i), inverse)));
         }
@@ -165,8 +163,7 @@ inline void widen(const void * from, bool is_f32, std::size_t at, float * to, in
 }
 
 // Products of one query with KEYS consecutive keys; several at a time hide the latency of the sums.
-template <int KEYS>
-inline void dots(const float * q, const float * keys, int n, float scale, float * out) {
+template <int KEYS> inline void dots(const float * q, const float * keys, int n, float scale, float * out) {
     V acc[KEYS];
     for (auto & a : acc) {
         a = simd::zero();
@@ -227,7 +224,9 @@ void attention(const AttentionBlock & b, float * scratch) {
         const int ahead = last + 1 - tile - ATTENTION_TILE;
         for (int k = 0; k < (ahead < ATTENTION_TILE ? ahead : ATTENTION_TILE); ++k) {
             const std::size_t size = b.cache_f32 ? 4 : 2;
-            const std::size_t at   = (static_cast<std::size_t>(b.cells[tile + ATTENTION_TILE + k]) * b.cell_stride + static_cast<std::size_t>(b.kv_head) * d) * size;
+            const std::size_t at   = (static_cast<std::size_t>(b.cells[tile + ATTENTION_TILE + k]) * b.cell_stride +
+                                    static_cast<std::size_t>(b.kv_head) * d) *
+                                   size;
             for (std::size_t line = 0; line < static_cast<std::size_t>(d) * size; line += 64) {
                 simd::prefetch(static_cast<const char *>(b.k) + at + line);
                 simd::prefetch(static_cast<const char *>(b.v) + at + line);
@@ -287,12 +286,10 @@ void attention(const AttentionBlock & b, float * scratch) {
                 float * out    = acc + static_cast<std::size_t>(query) * d;
                 int     i      = 0;
                 for (; i + 4 * W <= d; i += 4 * W) {
-                    weighted_sum<4>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale,
-                                    out + i);
+                    weighted_sum<4>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale, out + i);
                 }
                 for (; i < d; i += W) {
-                    weighted_sum<1>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale,
-                                    out + i);
+                    weighted_sum<1>(p + skip, vf + static_cast<std::size_t>(skip) * d + i, seen - skip, d, rescale, out + i);
                 }
             }
         }
@@ -361,13 +358,13 @@ double exp_sum(const float * x, int n, float top, float inv_temperature) {
 
 void quantize(const float * x, int in, int8_t * q, float * scale, float * sum, int32_t * count) {
     for (int b = 0; b < in / 32; ++b) {
-        const V     low     = simd::load(x + b * 32);
-        const V     high    = simd::load(x + b * 32 + 16);
-        const float top     = simd::max_of(simd::max(simd::abs(low), simd::abs(high)));
-        scale[b]            = simd::half_rounded(top / 127.0F);
-        const V     inverse = simd::set1(scale[b] != 0.0F ? 127.0F / top : 0.0F);  // as in block_sums
-        const auto  a       = _mm512_cvtps_epi32(simd::mul(low, inverse));
-        const auto  c       = _mm512_cvtps_epi32(simd::mul(high, inverse));
+        const V     low    = simd::load(x + b * 32);
+        const V     high   = simd::load(x + b * 32 + 16);
+        const float top    = simd::max_of(simd::max(simd::abs(low), simd::abs(high)));
+        scale[b]           = simd::half_rounded(top / 127.0F);
+        const V    inverse = simd::set1(scale[b] != 0.0F ? 127.0F / top : 0.0F);  // as in block_sums
+        const auto a       = _mm512_cvtps_epi32(simd::mul(low, inverse));
+        const auto c       = _mm512_cvtps_epi32(simd::mul(high, inverse));
         _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32), _mm512_cvtepi32_epi8(a));
         _mm_storeu_si128(reinterpret_cast<__m128i *>(q + b * 32 + 16), _mm512_cvtepi32_epi8(c));
         count[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, c));
@@ -403,10 +400,10 @@ inline void packed_group(const uint8_t * record, std::size_t record_bytes, int z
         const V      scale  = simd::load_half(scales);
         const V      offset = OFFSET ? simd::load_half(scales + PACKED_ROWS) : simd::zero();
         for (int t = 0; t < TOKENS; ++t) {
-            const std::size_t at    = static_cast<std::size_t>(row + t) * blocks + b;
-            const int8_t *    q     = x.q + at * 32;
-            __m512i           even  = _mm512_set1_epi32(OFFSET ? 0 : -zero * x.count[at]);
-            __m512i           odd   = _mm512_setzero_si512();
+            const std::size_t at   = static_cast<std::size_t>(row + t) * blocks + b;
+            const int8_t *    q    = x.q + at * 32;
+            __m512i           even = _mm512_set1_epi32(OFFSET ? 0 : -zero * x.count[at]);
+            __m512i           odd  = _mm512_setzero_si512();
             for (int j = 0; j < 8; j += 2) {
                 int32_t four;
                 std::memcpy(&four, q + 4 * j, 4);
@@ -427,7 +424,8 @@ inline void packed_group(const uint8_t * record, std::size_t record_bytes, int z
 }
 
 template <bool FOUR_BITS, bool OFFSET>
-void packed_groups(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y, std::size_t y_stride) {
+void packed_groups(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y,
+                   std::size_t y_stride) {
     const std::size_t record = w.record_bytes();
     for (int group = group0; group < group1; ++group) {
         const uint8_t * data = w.data + group * w.group_bytes();
@@ -437,20 +435,36 @@ void packed_groups(const PackedMatrix & w, int group0, int group1, const Quantiz
             packed_group<8, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
         }
         switch (rows - row) {
-            case 7: packed_group<7, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 6: packed_group<6, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 5: packed_group<5, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 4: packed_group<4, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 3: packed_group<3, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 2: packed_group<2, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            case 1: packed_group<1, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride); break;
-            default: break;
+            case 7:
+                packed_group<7, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 6:
+                packed_group<6, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 5:
+                packed_group<5, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 4:
+                packed_group<4, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 3:
+                packed_group<3, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 2:
+                packed_group<2, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            case 1:
+                packed_group<1, FOUR_BITS, OFFSET>(data, record, w.zero, x, row, out, y_stride);
+                break;
+            default:
+                break;
         }
     }
 }
 
 // A row's sums run over the blocks in order whatever the batch, so its result does not depend on the other rows.
-void packed_product(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y, std::size_t y_stride) {
+void packed_product(const PackedMatrix & w, int group0, int group1, const QuantizedRows & x, int rows, float * y,
+                    std::size_t y_stride) {
     if (w.bits == 8) {
         packed_groups<false, false>(w, group0, group1, x, rows, y, y_stride);
     } else if (w.has_offset) {
@@ -469,7 +483,7 @@ void packed_product(const PackedMatrix & w, int group0, int group1, const Quanti
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-    MF_KERNELS_NAME, MF_PACKED, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
+           MF_KERNELS_NAME, MF_PACKED, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
 };
 
 }  // namespace mf

@@ -23,7 +23,7 @@ inline void prefetch(const void * p) {
 }
 
 inline float half_to_float(uint16_t h) {
-    const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16U;
+    const uint32_t sign     = static_cast<uint32_t>(h & 0x8000U) << 16U;
     uint32_t       exponent = (h >> 10U) & 31U;
     uint32_t       mantissa = h & 1023U;
     uint32_t       bits;
@@ -76,13 +76,11 @@ inline uint16_t float_to_half(float x) {
 #if defined(__AVX512F__)
 
 inline constexpr int W = 16;
-using V = __m512;
+using V                = __m512;
 inline V    load(const float * p) { return _mm512_loadu_ps(p); }
-inline V    load_half(const uint16_t * p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-}
-inline void  store(float * p, V v) { _mm512_storeu_ps(p, v); }
-inline void  store_half(uint16_t * p, V v) {
+inline V    load_half(const uint16_t * p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+inline void store(float * p, V v) { _mm512_storeu_ps(p, v); }
+inline void store_half(uint16_t * p, V v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline V     set1(float x) { return _mm512_set1_ps(x); }
@@ -102,29 +100,27 @@ inline V     scale_by_power(V v, V n) { return _mm512_scalef_ps(v, n); }
 
 inline constexpr int W = 8;
 using V = __m256;
-inline V    load(const float * p) { return _mm256_loadu_ps(p); }
-inline V    load_half(const uint16_t * p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-}
-inline void  store(float * p, V v) { _mm256_storeu_ps(p, v); }
-inline void  store_half(uint16_t * p, V v) {
+inline V load(const float * p) { return _mm256_loadu_ps(p); }
+inline V load_half(const uint16_t * p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+inline void store(float * p, V v) { _mm256_storeu_ps(p, v); }
+inline void store_half(uint16_t * p, V v) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline V     set1(float x) { return _mm256_set1_ps(x); }
-inline V     zero() { return _mm256_setzero_ps(); }
-inline V     add(V a, V b) { return _mm256_add_ps(a, b); }
-inline V     sub(V a, V b) { return _mm256_sub_ps(a, b); }
-inline V     mul(V a, V b) { return _mm256_mul_ps(a, b); }
-inline V     max(V a, V b) { return _mm256_max_ps(a, b); }
-inline V     fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+inline V set1(float x) { return _mm256_set1_ps(x); }
+inline V zero() { return _mm256_setzero_ps(); }
+inline V add(V a, V b) { return _mm256_add_ps(a, b); }
+inline V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+inline V max(V a, V b) { return _mm256_max_ps(a, b); }
+inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline float sum(V v) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x        = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 inline float max_of(V v) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x        = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 inline V abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
@@ -137,7 +133,7 @@ inline V scale_by_power(V v, V n) {
 #elif defined(__ARM_NEON)
 
 inline constexpr int W = 4;
-using V = float32x4_t;
+using V                = float32x4_t;
 inline V     load(const float * p) { return vld1q_f32(p); }
 inline V     load_half(const uint16_t * p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void  store(float * p, V v) { vst1q_f32(p, v); }
@@ -154,8 +150,8 @@ inline float max_of(V v) { return vmaxvq_f32(v); }
 inline V     abs(V a) { return vabsq_f32(a); }
 inline V     round(V v) { return vrndnq_f32(v); }
 inline V     scale_by_power(V v, V n) {
-    const int32x4_t bits = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
-    return vmulq_f32(v, vreinterpretq_f32_s32(bits));
+        const int32x4_t bits = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+        return vmulq_f32(v, vreinterpretq_f32_s32(bits));
 }
 
 #else  // plain C++: four lanes the compiler may vectorise as it can
@@ -165,26 +161,44 @@ struct V {
     float f[4];
 };
 template <typename F> inline V each(F f) { return V{ { f(0), f(1), f(2), f(3) } }; }
-inline V     load(const float * p) { return each([&](int i) { return p[i]; }); }
-inline V     load_half(const uint16_t * p) { return each([&](int i) { return half_to_float(p[i]); }); }
-inline void  store(float * p, V v) { std::memcpy(p, v.f, sizeof v.f); }
-inline void  store_half(uint16_t * p, V v) {
+inline V                       load(const float * p) {
+                          return each([&](int i) { return p[i]; });
+}
+inline V load_half(const uint16_t * p) {
+    return each([&](int i) { return half_to_float(p[i]); });
+}
+inline void store(float * p, V v) { std::memcpy(p, v.f, sizeof v.f); }
+inline void store_half(uint16_t * p, V v) {
     for (int i = 0; i < W; ++i) {
         p[i] = float_to_half(v.f[i]);
     }
 }
-inline V     set1(float x) { return V{ { x, x, x, x } }; }
-inline V     zero() { return set1(0); }
-inline V     add(V a, V b) { return each([&](int i) { return a.f[i] + b.f[i]; }); }
-inline V     sub(V a, V b) { return each([&](int i) { return a.f[i] - b.f[i]; }); }
-inline V     mul(V a, V b) { return each([&](int i) { return a.f[i] * b.f[i]; }); }
-inline V     max(V a, V b) { return each([&](int i) { return a.f[i] > b.f[i] ? a.f[i] : b.f[i]; }); }
-inline V     fma(V a, V b, V c) { return each([&](int i) { return a.f[i] * b.f[i] + c.f[i]; }); }
+inline V set1(float x) { return V{ { x, x, x, x } }; }
+inline V zero() { return set1(0); }
+inline V add(V a, V b) {
+    return each([&](int i) { return a.f[i] + b.f[i]; });
+}
+inline V sub(V a, V b) {
+    return each([&](int i) { return a.f[i] - b.f[i]; });
+}
+inline V mul(V a, V b) {
+    return each([&](int i) { return a.f[i] * b.f[i]; });
+}
+inline V max(V a, V b) {
+    return each([&](int i) { return a.f[i] > b.f[i] ? a.f[i] : b.f[i]; });
+}
+inline V fma(V a, V b, V c) {
+    return each([&](int i) { return a.f[i] * b.f[i] + c.f[i]; });
+}
 inline float sum(V v) { return (v.f[0] + v.f[1]) + (v.f[2] + v.f[3]); }
 inline float max_of(V v) { return std::fmax(std::fmax(v.f[0], v.f[1]), std::fmax(v.f[2], v.f[3])); }
-inline V     abs(V a) { return each([&](int i) { return std::fabs(a.f[i]); }); }
-inline V     round(V v) { return each([&](int i) { return std::nearbyint(v.f[i]); }); }
-inline V     scale_by_power(V v, V n) {
+inline V     abs(V a) {
+        return each([&](int i) { return std::fabs(a.f[i]); });
+}
+inline V round(V v) {
+    return each([&](int i) { return std::nearbyint(v.f[i]); });
+}
+inline V scale_by_power(V v, V n) {
     return each([&](int i) { return std::ldexp(v.f[i], static_cast<int>(n.f[i])); });
 }
 
