@@ -210,7 +210,12 @@ export function banner(url: string, dataDir: string, model: string | null): stri
   const keyPath = join(dataDir, 'admin.key');
   const fromHere = relative(process.cwd(), keyPath);
   const key = shellWord(fromHere.startsWith('..') || fromHere === '' ? keyPath : fromHere);
-  const body = JSON.stringify({ model: model ?? 'MODEL', messages: [{ role: 'user', content: 'Hello' }] });
+  // With a limit: at temperature 1 a small model may ramble on to the end of its context.
+  const body = JSON.stringify({
+    model: model ?? 'MODEL',
+    max_tokens: 60,
+    messages: [{ role: 'user', content: 'Hello' }],
+  });
   const lines = [
     '',
     `modelfactory is ready at ${url}`,
