@@ -161,7 +161,8 @@ const peerRequest: Target['request'] = (prompt, adapter, outputTokens) => ({
   body: {
     ...common(prompt, outputTokens),
     cache_prompt: false,
-    ...(adapter === null ? {} : { lora: [{ id: adapter, scale: 1.0 }] }),
+    // Without the field the peer applies every adapter it has loaded; what the list leaves out has scale 0.
+    lora: [adapter === null ? { id: 0, scale: 0 } : { id: adapter, scale: 1 }],
   },
 });
 
