@@ -13,8 +13,7 @@ std::mutex & cores() {
     return owner;
 }
 
-// ggml reports to stderr by default; only what went wrong is worth a line.
-static void quiet_log(ggml_log_level level, const char * text, void *) {
+void log_errors_only(ggml_log_level level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR) {
         std::fputs(text, stderr);
     }
@@ -24,7 +23,7 @@ void load_backends(const std::string & cpu_folder, const std::vector<std::string
     static std::mutex                 guard;
     static std::set<std::string>      loaded;
     const std::lock_guard<std::mutex> lock(guard);
-    ggml_log_set(quiet_log, nullptr);
+    ggml_log_set(log_errors_only, nullptr);
     if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
         ggml_backend_load_all_from_path(cpu_folder.c_str());
     }

@@ -25,6 +25,9 @@ struct Device {
 // loaded is left alone, so every thread may call this.
 void load_backends(const std::string & cpu_folder, const std::vector<std::string> & gpu_libraries);
 
+// ggml and libllama report to stderr by default; only what went wrong is worth a line. For ggml_log_set and llama_log_set.
+void log_errors_only(ggml_log_level level, const char * text, void *);
+
 std::vector<Device> list_devices();
 
 // auto | cpu | vulkan | cuda | metal. `auto` takes a real GPU if there is one, else the CPU.

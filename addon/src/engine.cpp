@@ -138,7 +138,6 @@ void Engine::check(const StepBatch & b) const {
 void Engine::describe_rows(const StepBatch & b) {
     std::vector<const AdapterImage *> images(b.rows);
     row_cells_.resize(b.rows);
-    state_.rows = b.rows;
     state_.positions.assign(b.positions, b.positions + b.rows);
     state_.blocks.clear();
     for (int row = 0; row < b.rows; ++row) {

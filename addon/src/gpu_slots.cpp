@@ -6,11 +6,7 @@
 
 namespace mf {
 
-// Mesa's software driver (22.3) crashes in ggml's gathered product when the stacks' rank is no multiple of its tiles; real
-// GPUs read zeros there, and would pay for the padding with memory.
-static int padded(const Model & model, int rank) { return model.backend().device().software ? (rank + 31) / 32 * 32 : rank; }
-
-GpuSlots::GpuSlots(const Model & model, int slots, int rank) : model_(model), slots_(slots), rank_(padded(model, rank)) {
+GpuSlots::GpuSlots(const Model & model, int slots, int rank) : model_(model), slots_(slots), rank_(rank) {
     const int              count  = model.h().layers * TARGET_COUNT;
     const ggml_init_params params = { ggml_tensor_overhead() * (2 * static_cast<std::size_t>(count) + 1), nullptr, true };
     context_                      = ggml_init(params);

@@ -16,8 +16,6 @@ class GpuSlots {
     GpuSlots(const GpuSlots &)             = delete;
     GpuSlots & operator=(const GpuSlots &) = delete;
 
-    int           slots() const { return slots_; }
-    int           rank() const { return rank_; }
     int           zero_slot() const { return slots_; }
     ggml_tensor * a(int layer, Target target) const { return a_[static_cast<std::size_t>(layer) * TARGET_COUNT + target]; }
     ggml_tensor * b(int layer, Target target) const { return b_[static_cast<std::size_t>(layer) * TARGET_COUNT + target]; }

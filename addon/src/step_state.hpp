@@ -29,7 +29,6 @@ struct StepState {
     explicit StepState(int layers)
         : attention_next(layers), product_next(static_cast<std::size_t>(layers) * SITE_COUNT * 3 + 1) {}
 
-    int                   rows = 0;
     std::vector<Segment>  segments;         // over all rows
     std::vector<Segment>  output_segments;  // over the output rows (last layer's second half)
     std::vector<RowBlock> blocks;

@@ -8,16 +8,10 @@
 #include <map>
 #include <mutex>
 
+#include "backends.hpp"
 #include "error.hpp"
 
 namespace mf {
-
-// libllama reports to stderr by default; only what went wrong is worth a line.
-static void quiet_log(ggml_log_level level, const char * text, void *) {
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        std::fputs(text, stderr);
-    }
-}
 
 std::shared_ptr<Vocabulary> Vocabulary::open(const std::string & path) {
     static std::mutex                                       guard;
@@ -27,7 +21,7 @@ std::shared_ptr<Vocabulary> Vocabulary::open(const std::string & path) {
     if (auto existing = entry.lock()) {
         return existing;
     }
-    llama_log_set(quiet_log, nullptr);
+    llama_log_set(log_errors_only, nullptr);
     llama_model_params params = llama_model_default_params();
     params.vocab_only         = true;
     params.n_gpu_layers       = 0;

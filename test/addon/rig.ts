@@ -9,7 +9,6 @@ import {
   type Engine,
   type EngineOptions,
   type Model,
-  type SamplerOptions,
   type StepBatch,
   type StepResult,
   type Target,
@@ -19,32 +18,14 @@ import { seededRandom } from '../../loadtest/bench/random.ts';
 import { klDivergence } from '../../loadtest/bench/stats.ts';
 import type { TinyModel } from '../support/tiny-models.ts';
 
+export { GREEDY } from '../support/samplers.ts';
+
 export const ENGINE: EngineOptions = {
   kvCells: 1024,
   sequencesMax: 16,
   batchTokensMax: 512,
   slots: 12,
   slotRankMax: 64,
-};
-
-/** Greedy, no penalties, no logprobs. */
-export const GREEDY: SamplerOptions = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repeatPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  penaltyLast: 64,
-  logitBias: [],
-  seed: 1,
-  topLogprobs: -1,
-  ignoreEos: false,
-  grammar: '',
-  grammarLazy: false,
-  grammarTriggers: [],
-  grammarPrefill: '',
 };
 
 /** A folder that is gone when `remove` was called. */

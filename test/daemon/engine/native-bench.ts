@@ -13,25 +13,10 @@ import type { SchedulerOptions } from '../../../daemon/engine/scheduler.ts';
 import type { AdapterHandle } from '../../../daemon/engine/slots.ts';
 import { ENGINE_LIMITS } from '../../../daemon/limits.ts';
 import { type PeftAdapterOptions, writePeftAdapter } from '../../support/safetensors-writer.ts';
+import { GREEDY as PLAIN_GREEDY } from '../../support/samplers.ts';
 
-export const GREEDY: SamplerOptions = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repeatPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  penaltyLast: 64,
-  logitBias: [],
-  seed: 1,
-  topLogprobs: 2,
-  ignoreEos: true,
-  grammar: '',
-  grammarLazy: false,
-  grammarTriggers: [],
-  grammarPrefill: '',
-};
+/** With the margins that tell near-ties apart, and never ending early. */
+export const GREEDY: SamplerOptions = { ...PLAIN_GREEDY, topLogprobs: 2, ignoreEos: true };
 
 export interface Picked {
   token: number;

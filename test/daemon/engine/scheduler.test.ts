@@ -1,29 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { SamplerOptions } from '../../../addon/types.ts';
 import { EngineLoop } from '../../../daemon/engine/loop.ts';
 import type { Job, SequenceEvent } from '../../../daemon/engine/messages.ts';
 import type { SchedulerOptions } from '../../../daemon/engine/scheduler.ts';
+import { GREEDY } from '../../support/samplers.ts';
 import { DoubleEngine, DoubleSlots, END_TOKEN, handle, VOCABULARY, WIDTH } from './double.ts';
 
-const SAMPLER: SamplerOptions = {
-  temperature: 1,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repeatPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  penaltyLast: 64,
-  logitBias: [],
-  seed: 1,
-  topLogprobs: -1,
-  ignoreEos: false,
-  grammar: '',
-  grammarLazy: false,
-  grammarTriggers: [],
-  grammarPrefill: '',
-};
+const SAMPLER = { ...GREEDY, temperature: 1 };
 
 const OPTIONS: SchedulerOptions = {
   runningMax: 6,
