@@ -4,12 +4,13 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { asAddonError, call, check, checkInteger, checkNumber, INT32_MAX } from './checks.ts';
 import { answerDepth, checkMessages, checkSchema, checkTools, JSON_DEPTH_MAX, jsonDepth } from './json-bounds.ts';
+import { createTrainer, type NativeTrainer, type NativeTrainerModel, trainerMemory } from './trainer.ts';
 import {
   type AdapterImage,
   type AdapterTensorPair,
   AddonError,
-  type AddonErrorCode,
   type ChatPrompt,
   type ChatPromptInput,
   type DeviceInfo,
@@ -36,9 +37,10 @@ interface Native {
   Model: new (path: string, device: string, threads: number, exact: boolean) => NativeModel;
   Engine: new (model: NativeModel, options: EngineOptions) => Engine;
   AdapterImage: new (external: unknown) => AdapterImage;
+  Trainer: new (model: NativeTrainerModel, options: object) => NativeTrainer;
   Vocabulary: new (path: string) => NativeVocabulary;
 }
-interface NativeModel {
+interface NativeModel extends NativeTrainerModel {
   facts(): ModelInfo;
   buildAdapter(image: Native['AdapterImage'], file: Uint8Array, pairs: object[]): Promise<AdapterImage>;
   close(): void;
@@ -90,33 +92,6 @@ function native(): Native {
   return addon;
 }
 
-/** C++ errors carry a code; here they become AddonError. */
-function call<T>(f: () => T): T {
-  try {
-    return f();
-  } catch (error) {
-    throw asAddonError(error);
-  }
-}
-
-function asAddonError(error: unknown): unknown {
-  if (error instanceof AddonError || !(error instanceof Error) || !('code' in error)) return error;
-  return new AddonError(error.code as AddonErrorCode, error.message);
-}
-
-function check(condition: boolean, message: string): asserts condition {
-  if (!condition) throw new AddonError('argument_invalid', message);
-}
-
-function checkInteger(value: number, low: number, high: number, name: string): void {
-  check(Number.isInteger(value) && value >= low && value <= high, `${name} must be an integer from ${low} to ${high}`);
-}
-
-function checkNumber(value: number, low: number, high: number, name: string): void {
-  check(Number.isFinite(value) && value >= low && value <= high, `${name} must be a number from ${low} to ${high}`);
-}
-
-const INT32_MAX = 0x7fff_ffff;
 const TEXT_BYTES_MAX = 16 * 1024 * 1024;
 
 export function listDevices(): DeviceInfo[] {
@@ -143,6 +118,8 @@ export function loadModel(options: ModelOptions): Model {
     info,
     buildAdapter: (file, pairs) => buildAdapter(addon, model, info, file, pairs),
     createEngine: (engineOptions) => createEngine(addon, model, info, engineOptions),
+    createTrainer: (trainerOptions) => createTrainer(addon.Trainer, model, info, trainerOptions),
+    trainerMemory: (trainerOptions) => trainerMemory(model, info, trainerOptions),
     close: () => model.close(),
   };
 }
@@ -231,6 +208,23 @@ function createEngine(addon: Native, model: NativeModel, info: ModelInfo, option
         check(batch[key] instanceof Int32Array, `${key} must be an Int32Array`);
       }
       return call(() => engine.step(batch));
+    },
+    loadPrefix(sequence, layers) {
+      checkInteger(sequence, 0, options.sequencesMax - 1, 'sequence');
+      check(layers.length === info.layers, `a prefix has ${info.layers} layers`);
+      const width = info.kvHeads * info.headDim;
+      const length = layers[0]!.k.length / width;
+      checkInteger(length, 1, options.kvCells, 'the prefix length');
+      for (const { k, v } of layers) {
+        check(
+          k instanceof Float32Array &&
+            v instanceof Float32Array &&
+            k.length === length * width &&
+            v.length === k.length,
+          'the layers of a prefix are Float32Arrays of the same shape',
+        );
+      }
+      call(() => engine.loadPrefix(sequence, layers));
     },
     close: () => engine.close(),
   };

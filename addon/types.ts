@@ -229,7 +229,126 @@ export interface Model {
   /** Builds slot weights from the bytes of a safetensors or GGUF file, off the calling thread. */
   buildAdapter(file: Uint8Array, pairs: AdapterTensorPair[]): Promise<AdapterImage>;
   createEngine(options: EngineOptions): Engine;
+  /** CPU only. Throws AddonError `out_of_memory` before anything is allocated if `trainerMemory` says it will not fit. */
+  createTrainer(options: TrainerOptions): Trainer;
+  trainerMemory(options: TrainerOptions): TrainerMemory;
   close(): void;
+}
+
+/** What is trained over the frozen base. */
+export interface TrainerOptions {
+  /** `lora`: low-rank pairs on linear layers. `prefix`: keys and values before every layer's own (P-Tuning v2). */
+  method: 'lora' | 'prefix';
+  /** LoRA: the linear layers that get a pair, in every block. */
+  targets: Target[];
+  rank: number;
+  /** alpha / rank, or alpha / sqrt(rank) with rsLoRA. */
+  scale: number;
+  /** Dropout on the input of the low-rank pairs, 0 … < 1. */
+  dropout: number;
+  /** Prefix: number of trained positions. */
+  prefixTokens: number;
+  /** Seeds the initial A (uniform as PEFT's, B = 0) and the dropout masks; 32 bits. */
+  seed: number;
+  /** Most rows one call of `accumulate` computes together; at least the longest example. */
+  rowsMax: number;
+  /** Activation checkpointing: keep only each block's input and compute the rest again on the way back. The same results, bit for bit. */
+  recompute: boolean;
+  /** Whole-process share of the cores while an engine is computing too, 0.05 … 0.95; the engine is served first. */
+  share: number;
+}
+
+/**
+ * Examples one after another in one array of rows; each attends only to itself, and its positions start at 0.
+ * `starts` has one entry per example and then the number of rows.
+ */
+export interface TrainingRows {
+  tokens: Int32Array;
+  starts: Int32Array;
+  /** Per row: what the loss of predicting the *next* row's token counts; 0 on prompts and on the last row of an example. */
+  weights: Float32Array;
+}
+
+export interface LossSums {
+  /** Σ weight · −ln p(next token). */
+  loss: number;
+  /** Σ weight. */
+  weight: number;
+  /** Rows with weight whose most likely token was the right one. */
+  correct: number;
+  /** Rows with weight. */
+  counted: number;
+  computeMicros: number;
+}
+
+export interface PreferenceSums extends LossSums {
+  /** Pairs in which the chosen answer had the higher implicit reward. */
+  preferred: number;
+  /** Σ over pairs of β (log-ratio chosen − log-ratio rejected). */
+  margin: number;
+}
+
+export interface UpdateOptions {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  /** Gradient norm above which all gradients are scaled down; 0 = never. */
+  clipNorm: number;
+}
+
+/** Float32 parameters or gradients of one pair: A is [rank, in], B is [out, rank], row-major as PEFT stores them, scale not applied. */
+export interface TrainedPair {
+  target: Target;
+  layer: number;
+  a: Float32Array;
+  b: Float32Array;
+}
+
+/** Of a trained prefix, per layer: [prefixTokens, kvHeads × headDim] each; keys as the cache holds them (after RoPE). */
+export interface TrainedPrefix {
+  layer: number;
+  k: Float32Array;
+  v: Float32Array;
+}
+
+/** Belongs to the thread that made it. All calls compute under the owner of the cores and hand over between slices of ≤ 20 ms. */
+export interface Trainer {
+  readonly parameters: number;
+  /** Bytes the trainer has allocated so far (parameters, optimiser, activations, transposed weights), without the shared base. */
+  readonly bytes: number;
+  /**
+   * Adds the gradient of Σ weight · CE / divisor to the gradients. With `divisor` = the Σ weight of the whole optimiser step,
+   * the order and size of the calls do not matter but for rounding.
+   */
+  accumulate(rows: TrainingRows, divisor: number): LossSums;
+  /**
+   * Direct preference optimisation (Rafailov et al. 2023): examples 2i and 2i+1 are the chosen and the rejected answer of
+   * one prompt; `reference` holds Σ log p of each example under the base (`logProbabilities` with adapter false).
+   */
+  accumulatePreference(rows: TrainingRows, reference: Float64Array, beta: number, divisor: number): PreferenceSums;
+  /** Loss without gradients; `adapter` false: of the base alone. */
+  evaluate(rows: TrainingRows, adapter: boolean): LossSums;
+  /** Σ weight · ln p(next token) per example. */
+  logProbabilities(rows: TrainingRows, adapter: boolean): Float64Array;
+  /** Clips, one AdamW step, clears the gradients. A norm that is not finite changes nothing but the gradients. */
+  update(options: UpdateOptions): { gradientNorm: number; applied: boolean };
+  pairs(): TrainedPair[];
+  gradients(): TrainedPair[];
+  setPairs(pairs: TrainedPair[]): void;
+  prefix(): TrainedPrefix[];
+  /** Parameters, moments and step count: all that `restore` needs to go on to the bit. */
+  snapshot(): Uint8Array;
+  restore(snapshot: Uint8Array): void;
+  close(): void;
+}
+
+/** What `createTrainer` will take at most, in bytes, without the shared base. */
+export interface TrainerMemory {
+  parameters: number;
+  activations: number;
+  transposedWeights: number;
 }
 
 export interface Engine {
@@ -250,6 +369,8 @@ export interface Engine {
   /** Computes one batch. Throws AddonError `kv_full` before anything has changed if the cells do not suffice. */
   step(batch: StepBatch): StepResult;
   close(): void;
+  /** Writes a trained prefix into the first positions of an empty sequence; share it with others by `shareSequence`. */
+  loadPrefix(sequence: number, layers: TrainedPrefix[]): void;
 }
 
 export type AddonErrorCode =

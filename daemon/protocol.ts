@@ -28,6 +28,8 @@
  */
 import { z } from 'zod';
 
+export * from './training/protocol.ts';
+
 /** Names are path segments and model ids: no dots first, no slashes. */
 export const adapterName = z
   .string()

@@ -53,6 +53,10 @@ export class DoubleEngine implements Engine {
   private samplers = new Map<number, { seed: number; history: number; ignoreEos: boolean }>();
   private samplerIds = 0;
 
+  loadPrefix(): void {
+    throw new Error('the scheduler does not use prefixes');
+  }
+
   constructor(options: EngineOptions) {
     this.options = options;
     this.kvCells = options.kvCells;
