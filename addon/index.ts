@@ -30,7 +30,7 @@ import {
 export * from './types.ts';
 
 /** What the C++ side exports; only this file sees it. */
-interface Native {
+export interface Native {
   kernels: string;
   loadBackends(cpuFolder: string, gpuLibraries: string[]): void;
   listDevices(): DeviceInfo[];
@@ -39,6 +39,14 @@ interface Native {
   AdapterImage: new (external: unknown) => AdapterImage;
   Trainer: new (model: NativeTrainerModel, options: object) => NativeTrainer;
   Vocabulary: new (path: string) => NativeVocabulary;
+  convertRows(
+    from: number,
+    to: number,
+    bytes: Uint8Array,
+    width: number,
+    threads: number,
+    change: object | null,
+  ): Uint8Array;
 }
 interface NativeModel extends NativeTrainerModel {
   facts(): ModelInfo;
@@ -70,7 +78,8 @@ const LIBRARIES: Record<string, { cpu: string; gpu: string[] }> = {
 
 let opened: Native | undefined;
 
-function native(): Native {
+/** Loads the addon at the first call. For the files of this folder. */
+export function native(): Native {
   if (opened) return opened;
   const folder = process.env.MODELFACTORY_SANITIZED_ADDON === '1' ? 'build-asan' : 'build';
   const file = join(here, folder, 'Release', 'modelfactory.node');
