@@ -216,6 +216,7 @@ function createEngine(addon: Native, model: NativeModel, info: ModelInfo, option
       for (const key of ['tokens', 'positions', 'sequences', 'slots', 'outputs', 'samplers'] as const) {
         check(batch[key] instanceof Int32Array, `${key} must be an Int32Array`);
       }
+      check(batch.targets === undefined || batch.targets instanceof Int32Array, 'targets must be an Int32Array');
       return call(() => engine.step(batch));
     },
     loadPrefix(sequence, layers) {

@@ -105,6 +105,8 @@ export interface StepBatch {
   outputs: Int32Array;
   /** Per output: the sampler that picks the next token, or −1 for none. */
   samplers: Int32Array;
+  /** Per output: a token whose probability is wanted, −1 for none. Whole logits need not leave the addon for it. */
+  targets?: Int32Array;
   /** Also return the raw logits of the outputs (tests, scoring). */
   wantLogits?: boolean;
   /** Return the final hidden states of the outputs instead of logits (embeddings); samplers are ignored. */
@@ -128,6 +130,10 @@ export interface StepResult {
   logits?: Float32Array;
   /** [outputs × embedding], if wanted. */
   hidden?: Float32Array;
+  /** Per output, if there were targets: natural-log probability under the model's own distribution; 0 where the target was −1. */
+  targetLogprobs?: Float32Array;
+  /** Per output, if there were targets: 1 where the target was the most likely token. */
+  targetHits?: Uint8Array;
   computeMicros: number;
 }
 
@@ -178,6 +184,8 @@ export interface ChatPromptInput {
   jsonSchema: string;
   /** Extra values for the chat template, each already JSON. */
   templateArguments?: Record<string, string>;
+  /** False: end where the last message ends, as training renders an answer that is there already. Default true. */
+  addGenerationPrompt?: boolean;
 }
 
 export interface ChatPrompt {

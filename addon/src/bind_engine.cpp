@@ -153,7 +153,7 @@ static Napi::Object choice_object(Napi::Env env, const Choice & choice) {
     return o;
 }
 
-// step({tokens, positions, sequences, slots, outputs, samplers, wantLogits, wantHidden})
+// step({tokens, positions, sequences, slots, outputs, samplers, targets, wantLogits, wantHidden})
 Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
         const auto env  = info.Env();
@@ -177,6 +177,13 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
         batch.output_count       = static_cast<int>(outputs.ElementLength());
         batch.want_logits        = flag(in, "wantLogits");
         batch.want_hidden        = flag(in, "wantHidden");
+        Napi::Int32Array targets;
+        if (in.Get("targets").IsTypedArray()) {
+            targets = list("targets");
+            require(targets.ElementLength() == outputs.ElementLength(), "argument_invalid",
+                    "the arrays of a step must have equal lengths");
+            batch.targets = targets.Data();
+        }
         const StepResult result  = get().step(batch);
         Napi::Object     out     = Napi::Object::New(env);
         Napi::Array      choices = Napi::Array::New(env, result.choices.size());
@@ -188,6 +195,14 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
             Napi::Float32Array values = Napi::Float32Array::New(env, result.values.size());
             std::copy(result.values.begin(), result.values.end(), values.Data());
             out.Set(batch.want_hidden ? "hidden" : "logits", values);
+        }
+        if (batch.targets != nullptr) {
+            Napi::Float32Array logprobs = Napi::Float32Array::New(env, result.target_logprobs.size());
+            std::copy(result.target_logprobs.begin(), result.target_logprobs.end(), logprobs.Data());
+            Napi::Uint8Array hits = Napi::Uint8Array::New(env, result.target_hits.size());
+            std::copy(result.target_hits.begin(), result.target_hits.end(), hits.Data());
+            out.Set("targetLogprobs", logprobs);
+            out.Set("targetHits", hits);
         }
         out.Set("computeMicros", static_cast<double>(result.compute_micros));
         return out;

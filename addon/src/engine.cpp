@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "error.hpp"
@@ -131,6 +132,25 @@ void Engine::check(const StepBatch & b) const {
                 "output rows must be rising and within the batch");
         require(b.samplers[i] < 0 || samplers_.count(b.samplers[i]) > 0, "argument_invalid",
                 "there is no sampler " + std::to_string(b.samplers[i]));
+        require(b.targets == nullptr || (b.targets[i] >= -1 && b.targets[i] < model_->h().vocabulary), "argument_invalid",
+                "there is no token " + std::to_string(b.targets == nullptr ? 0 : b.targets[i]) + " that could be a target");
+    }
+}
+
+// Under the model's own distribution over all its logits, as training's loss sees it.
+static void rate_targets(const int32_t * targets, int count, const float * logits, int width, StepResult & result) {
+    const Kernels & k = kernels();
+    result.target_logprobs.assign(count, 0.0F);
+    result.target_hits.assign(count, 0);
+    for (int i = 0; i < count; ++i) {
+        if (targets[i] < 0) {
+            continue;
+        }
+        const float * row          = logits + static_cast<std::size_t>(i) * width;
+        float         best         = 0;
+        const int     likeliest    = k.argmax(row, width, &best);
+        result.target_logprobs[i]  = static_cast<float>(row[targets[i]] - best - std::log(k.exp_sum(row, width, best, 1.0F)));
+        result.target_hits[i]      = likeliest == targets[i] ? 1 : 0;
     }
 }
 
@@ -279,6 +299,10 @@ StepResult Engine::compute(const StepBatch & b) {
         }
         if (b.want_logits || b.want_hidden) {
             result.values.assign(values, values + width * b.output_count);
+        }
+        if (b.targets != nullptr && !b.want_hidden) {
+            // Before sampling, which may change logits (biases, penalties).
+            rate_targets(b.targets, b.output_count, values, static_cast<int>(width), result);
         }
         if (!b.want_hidden) {
             for (int i = 0; i < b.output_count; ++i) {

@@ -31,11 +31,15 @@ struct StepBatch {
     int             output_count;
     bool            want_logits;
     bool            want_hidden;
+    const int32_t * targets = nullptr;  // per output: the token to be rated, or -1; null = none
 };
 
 struct StepResult {
     std::vector<Choice> choices;
     std::vector<float>  values;  // logits or hidden states, [outputs][width]
+    // Per output, if there were targets: natural log-probability of the target (0 for none), and whether it was the likeliest.
+    std::vector<float>   target_logprobs;
+    std::vector<uint8_t> target_hits;
     int64_t             compute_micros = 0;
 };
 
