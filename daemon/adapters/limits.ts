@@ -5,6 +5,8 @@ export const ADAPTER_LIMITS = {
   configBytesMax: 256 * 1024,
   /** `pairs.json`: about 170 bytes a pair, two tensors each. */
   pairsBytesMax: 4 * 1024 * 1024,
+  /** `record.json`: recipe, dataset, metrics, notes. */
+  recordBytesMax: 1024 * 1024,
   /** JSON header of a safetensors file: about 130 bytes a tensor. */
   headerBytesMax: 4 * 1024 * 1024,
   tensorsMax: 20_000,
@@ -25,6 +27,8 @@ export const ADAPTER_LIMITS = {
   /** Bytes of a weights file read at a time. */
   readBytes: 4 * 1024 * 1024,
   namesMax: 100_000,
+  /** Characters, as `adapterName` of the protocol has it. */
+  nameLengthMax: 128,
 } as const;
 
 /** Downloads from the hub. */

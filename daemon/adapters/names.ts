@@ -61,9 +61,16 @@ export class NameTable {
 
   /** `null` removes the name. */
   async set(name: string, entry: NameEntry | null): Promise<void> {
+    await this.setAll([[name, entry]]);
+  }
+
+  /** All of them or none. */
+  async setAll(changes: readonly (readonly [name: string, entry: NameEntry | null])[]): Promise<void> {
     const next = new Map(this.entries);
-    if (entry) next.set(name, entry);
-    else next.delete(name);
+    for (const [name, entry] of changes) {
+      if (entry) next.set(name, entry);
+      else next.delete(name);
+    }
     if (next.size > ADAPTER_LIMITS.namesMax) {
       throw new AdapterError('too_large', `there are ${ADAPTER_LIMITS.namesMax} adapters; remove some first`);
     }

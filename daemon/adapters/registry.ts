@@ -12,8 +12,12 @@ import { AdapterError, fromFileError } from './errors.ts';
 import { type HubOptions, hubFiles, parseHubSource } from './hub.ts';
 import { ADAPTER_LIMITS } from './limits.ts';
 import { type NameEntry, NameTable } from './names.ts';
+import { type AdapterRecord, encodeRecord } from './record.ts';
 import { localFiles } from './source.ts';
 import { AdapterStore, type AdapterSummary, type IncomingFile, type StoreOptions } from './store.ts';
+
+/** Of the name under which replaced weights stay. */
+const VERSION_DIGITS = 12;
 
 /** Handles kept parsed; each is a few tens of kilobytes. */
 const HANDLES_MAX = 256;
@@ -94,9 +98,13 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     return await this.addFrom(request, files, () => `hf:${hub.repository}@${commit}`);
   }
 
-  /** Adds from files as they arrive (an upload). @throws AdapterError */
+  /**
+   * Adds from files as they arrive: an upload, or what training made. `keepReplaced`: the weights that had the name before
+   * stay, as `NAME@<first 12 digits of their digest>`.
+   * @throws AdapterError
+   */
   async addFiles(
-    request: { name: string; replace?: boolean; source?: string },
+    request: { name: string; replace?: boolean; source?: string; record?: AdapterRecord; keepReplaced?: boolean },
     files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>,
   ): Promise<Adapter> {
     this.checkName(request.name, request.replace ?? false);
@@ -180,19 +188,25 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     });
   }
 
+  /** What is on disk of an adapter, for whoever takes it out again. @throws AdapterError `not_found` */
+  folder(name: string): { digest: string; path: string; summary: AdapterSummary; created: number } {
+    const { entry, summary } = this.known(name);
+    return { digest: entry.digest, path: this.store.directory(entry.digest), summary, created: entry.created };
+  }
+
   /** Digests to pin when an engine starts. */
   pinnedDigests(): string[] {
     return [...new Set([...this.names.all().values()].filter(({ pinned }) => pinned).map(({ digest }) => digest))];
   }
 
   private async addFrom(
-    request: { name: string; replace?: boolean },
+    request: { name: string; replace?: boolean; record?: AdapterRecord; keepReplaced?: boolean },
     files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>,
     source: () => string,
   ): Promise<Adapter> {
     const { name } = request;
     // Outside the queue: a slow upload must not hold up the others.
-    const staged = await this.store.stage(files);
+    const staged = await this.store.stage(files, request.record && encodeRecord(request.record));
     try {
       return await this.change(async () => {
         // Somebody may have taken the name while the files came.
@@ -206,17 +220,23 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
           pinned: before?.pinned ?? false,
           source: source().slice(0, 4096),
         };
+        const replaced = before && before.digest !== digest ? before.digest : null;
+        const kept = request.keepReplaced && replaced !== null ? versionName(name, replaced) : null;
         try {
-          await this.names.set(name, entry);
+          await this.names.setAll([
+            [name, entry],
+            ...(kept && before ? [[kept, { ...before, pinned: false }] as const] : []),
+          ]);
         } catch (error) {
           await this.collect(digest);
           throw error;
         }
         this.summaries.set(digest, summary);
         this.retired.delete(digest);
-        const replaced = before && before.digest !== digest ? before.digest : null;
         const adapter = this.describe(name, { entry, summary });
         this.emit('added', adapter, replaced);
+        const version = kept === null ? undefined : this.get(kept);
+        if (version) this.emit('added', version, null);
         if (replaced) {
           if (entry.pinned) this.emit('pinned', digest, true);
           await this.collect(replaced);
@@ -304,4 +324,10 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     this.queue = result.catch(() => {});
     return result;
   }
+}
+
+/** Name of a replaced version; the digest tells versions apart, so a long name gives way to it. */
+export function versionName(name: string, digest: string): string {
+  const suffix = `@${digest.slice(0, VERSION_DIGITS)}`;
+  return name.slice(0, ADAPTER_LIMITS.nameLengthMax - suffix.length) + suffix;
 }

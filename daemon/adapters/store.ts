@@ -1,6 +1,6 @@
 /**
  * Adapters on disk: `<root>/<digest>/` holds the files as they came, `adapter.json`, a summary, and `pairs.json`, where
- * the weights lie in the file. A directory with a digest for a name is always whole: imports are made beside it and renamed.
+ * the weights lie in the file; for adapters made here also `record.json`, how they came to be. A directory with a digest for a name is always whole: imports are made beside it and renamed.
  */
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
@@ -10,7 +10,7 @@ import { z } from 'zod';
 import { TARGETS } from '../../addon/types.ts';
 import type { AdapterHandle } from '../engine/slots.ts';
 import type { BaseShape } from '../models/inspect.ts';
-import { syncDirectory } from './durable.ts';
+import { syncDirectory, writeFileDurably } from './durable.ts';
 import { AdapterError, fromFileError } from './errors.ts';
 import { readGgufLora } from './gguf-lora.ts';
 import { ADAPTER_LIMITS } from './limits.ts';
@@ -24,6 +24,8 @@ export const CONFIG_FILE = 'adapter_config.json';
 export const PEFT_WEIGHTS_FILE = 'adapter_model.safetensors';
 export const GGUF_FILE = 'adapter.gguf';
 const SUMMARY_FILE = 'adapter.json';
+/** How the adapter came to be (record.ts), where it was made here. What strangers send under this name is read past. */
+export const RECORD_FILE = 'record.json';
 const TEMPORARY = '.import-';
 
 const summarySchema = z.object({
@@ -102,7 +104,11 @@ export class AdapterStore {
    * fails. Who calls must `publish` or `discard`.
    * @throws AdapterError
    */
-  async stage(files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>): Promise<StagedAdapter> {
+  async stage(
+    files: AsyncIterable<IncomingFile> | Iterable<IncomingFile>,
+    /** Text of the record to keep beside the weights. */
+    record?: string,
+  ): Promise<StagedAdapter> {
     const directory = join(this.root, `${TEMPORARY}${randomUUID()}`);
     const discard = (): Promise<void> => rm(directory, { recursive: true, force: true });
     try {
@@ -124,8 +130,12 @@ export class AdapterStore {
       await this.receive(directory, { name: SUMMARY_FILE, content }, ADAPTER_LIMITS.configBytesMax);
       const pairs = Readable.from([Buffer.from(encodePairs(parsed.pairs, { digest, fileBytes, base: this.base }))]);
       await this.receive(directory, { name: PAIRS_FILE, content: pairs }, ADAPTER_LIMITS.pairsBytesMax);
+      if (record !== undefined) {
+        const content = Readable.from([Buffer.from(record)]);
+        await this.receive(directory, { name: RECORD_FILE, content }, ADAPTER_LIMITS.recordBytesMax);
+      }
       await syncDirectory(directory);
-      return { summary, discard, publish: () => this.publish(directory, summary) };
+      return { summary, discard, publish: () => this.publish(directory, summary, record) };
     } catch (error) {
       await discard();
       throw fromFileError(error, 'while adding the adapter');
@@ -181,7 +191,8 @@ export class AdapterStore {
     await rm(trash, { recursive: true, force: true });
   }
 
-  private directory(digest: string): string {
+  /** Where the files of an adapter lie. @throws AdapterError if it is no digest */
+  directory(digest: string): string {
     if (!/^[0-9a-f]{64}$/.test(digest))
       throw new AdapterError('not_found', 'an adapter is known by 64 hexadecimal digits');
     return join(this.root, digest);
@@ -267,11 +278,14 @@ export class AdapterStore {
     return parsePeft(config, await readSafetensorsHeader(join(directory, PEFT_WEIGHTS_FILE)), this.base);
   }
 
-  private async publish(directory: string, summary: AdapterSummary): Promise<AdapterSummary> {
+  private async publish(directory: string, summary: AdapterSummary, record?: string): Promise<AdapterSummary> {
     const final = this.directory(summary.digest);
-    // Same weights again: what is here stays, requests may be reading it.
+    // Same weights again: what is here stays, requests may be reading it. Only the newest word on how they came to be counts.
     const existing = await this.handle(summary.digest).catch(() => null);
-    if (existing) return await this.summary(summary.digest);
+    if (existing) {
+      if (record !== undefined) await writeFileDurably(join(final, RECORD_FILE), record);
+      return await this.summary(summary.digest);
+    }
     await this.remove(summary.digest);
     await rename(directory, final);
     await syncDirectory(this.root);
