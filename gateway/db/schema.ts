@@ -3,7 +3,8 @@
  * Triggers (0001_money_triggers.sql) keep keys.reserved_micros, keys.spent_micros and usage_daily in step with reservations.
  */
 import { sql } from 'drizzle-orm';
-import { check, index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core';
+import { check, index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core';
+import type { Recipe } from '../../daemon/protocol.ts';
 
 export const keys = sqliteTable(
   'keys',
@@ -70,3 +71,150 @@ export const usageDaily = sqliteTable(
 );
 
 export type KeyRow = typeof keys.$inferSelect;
+
+/** What /v1/files knows; the bytes are in the folder `files/` under the same id. `seq` orders lists where times are equal. */
+export const files = sqliteTable(
+  'files',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    keyId: text('key_id').notNull(),
+    filename: text('filename').notNull(),
+    purpose: text('purpose').notNull(),
+    bytes: integer('bytes').notNull(),
+    sha256: text('sha256').notNull(),
+    /** How the rows of a data set become examples, where the uploader said so. */
+    format: text('format'),
+    columns: text('columns', { mode: 'json' }).$type<Record<string, string>>(),
+    createdAt: integer('created_at').notNull(),
+    expiresAt: integer('expires_at'),
+  },
+  (table) => [index('files_key').on(table.keyId, table.seq), index('files_expiry').on(table.expiresAt)],
+);
+
+/** A fine-tuning job as its owner sees it. The daemon has the run; what of it is known here was read from its events, in order. */
+export const jobs = sqliteTable(
+  'fine_tuning_jobs',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    keyId: text('key_id').notNull(),
+    callerHash: text('caller_hash').notNull(),
+    status: text('status', {
+      enum: ['validating_files', 'queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'],
+    }).notNull(),
+    /** What the owner asked for last; the daemon is told until it has done so. */
+    wanted: text('wanted', { enum: ['run', 'pause', 'cancel'] })
+      .notNull()
+      .default('run'),
+    /** Id of the base model. */
+    model: text('model').notNull(),
+    /** Name of the adapter that comes out. */
+    adapter: text('adapter').notNull().unique(),
+    trainingFile: text('training_file').notNull(),
+    validationFile: text('validation_file'),
+    suffix: text('suffix'),
+    seed: integer('seed').notNull(),
+    /** As asked, "auto" included. */
+    method: text('method', { mode: 'json' }).notNull().$type<JobMethod>(),
+    extension: text('extension', { mode: 'json' }).notNull().$type<Record<string, unknown>>(),
+    metadata: text('metadata', { mode: 'json' }).$type<Record<string, string>>(),
+    /** What "auto" became, once the files are validated. */
+    recipe: text('recipe', { mode: 'json' }).$type<Recipe>(),
+    estimate: text('estimate', { mode: 'json' }).$type<JobEstimate>(),
+    /** Digests of the data sets on the daemon. */
+    dataset: text('dataset'),
+    validation: text('validation'),
+    /** Address of the daemon that trains, and which of its runs of this id the events below belong to. */
+    daemonUrl: text('daemon_url'),
+    runCreatedAt: text('run_created_at'),
+    /** Sequence number of the newest event of the run that is stored here. */
+    lastEvent: integer('last_event').notNull().default(0),
+    progress: text('progress', { mode: 'json' }).$type<Record<string, number>>(),
+    estimatedFinish: integer('estimated_finish'),
+    trainedTokens: integer('trained_tokens'),
+    fineTunedModel: text('fine_tuned_model'),
+    resultFile: text('result_file'),
+    error: text('error', { mode: 'json' }).$type<{ code: string; message: string; param: string | null }>(),
+    createdAt: integer('created_at').notNull(),
+    finishedAt: integer('finished_at'),
+  },
+  (table) => [index('jobs_key').on(table.keyId, table.seq), index('jobs_status').on(table.status)],
+);
+
+export const jobEvents = sqliteTable(
+  'fine_tuning_events',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    jobId: text('job_id').notNull(),
+    /** What makes the event the same event when it is told again. */
+    dedupe: text('dedupe').notNull(),
+    level: text('level', { enum: ['info', 'warn', 'error'] }).notNull(),
+    type: text('type', { enum: ['message', 'metrics'] }).notNull(),
+    message: text('message').notNull(),
+    data: text('data', { mode: 'json' }).$type<Record<string, unknown>>(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [
+    index('events_job').on(table.jobId, table.seq),
+    uniqueIndex('events_once').on(table.jobId, table.dedupe),
+  ],
+);
+
+export const jobCheckpoints = sqliteTable(
+  'fine_tuning_checkpoints',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    jobId: text('job_id').notNull(),
+    step: integer('step').notNull(),
+    /** Name under which it is served. */
+    adapter: text('adapter').notNull(),
+    digest: text('digest').notNull(),
+    metrics: text('metrics', { mode: 'json' }).notNull().$type<Record<string, number>>(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [uniqueIndex('checkpoints_once').on(table.jobId, table.step), index('checkpoints_adapter').on(table.adapter)],
+);
+
+/** Who besides its owner may use a checkpoint; a project is an API key here. */
+export const checkpointPermissions = sqliteTable(
+  'checkpoint_permissions',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    checkpoint: text('checkpoint').notNull(),
+    projectId: text('project_id').notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [uniqueIndex('permissions_once').on(table.checkpoint, table.projectId)],
+);
+
+export type FileRow = typeof files.$inferSelect;
+export type JobRow = typeof jobs.$inferSelect;
+export type JobEventRow = typeof jobEvents.$inferSelect;
+export type JobCheckpointRow = typeof jobCheckpoints.$inferSelect;
+
+export type Auto<T> = T | 'auto';
+/** The part of a job's request that OpenAI calls its method, and what "auto" became of it once known. */
+export interface JobMethod {
+  type: 'supervised' | 'dpo';
+  hyperparameters: {
+    n_epochs: Auto<number>;
+    batch_size: Auto<number>;
+    learning_rate_multiplier: Auto<number>;
+    beta?: Auto<number>;
+  };
+}
+export interface JobEstimate {
+  steps: number;
+  tokens: number;
+  trained_tokens: number;
+  seconds: number;
+  memory_bytes: number;
+  memory_available_bytes: number;
+  fits: boolean;
+  cost_micros: number;
+  currency: string;
+}
