@@ -81,6 +81,9 @@ Napi::Value VocabularyObject::chat_prompt(const Napi::CallbackInfo & info) {
         input.tool_choice         = text(in, "toolChoice");
         input.parallel_tool_calls = flag(in, "parallelToolCalls");
         input.json_schema         = text(in, "jsonSchema");
+        if (in.Get("addGenerationPrompt").IsBoolean()) {
+            input.add_generation_prompt = flag(in, "addGenerationPrompt");
+        }
         if (in.Get("templateArguments").IsObject()) {
             const auto arguments = in.Get("templateArguments").As<Napi::Object>();
             const auto names     = arguments.GetPropertyNames();

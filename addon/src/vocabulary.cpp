@@ -87,10 +87,11 @@ ChatPrompt Vocabulary::chat_prompt(const ChatInput & input) const {
         if (!input.tools_json.empty()) {
             inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(input.tools_json));
         }
-        inputs.tool_choice         = common_chat_tool_choice_parse_oaicompat(input.tool_choice);
-        inputs.parallel_tool_calls = input.parallel_tool_calls;
-        inputs.json_schema         = input.json_schema;
-        inputs.reasoning_format    = COMMON_REASONING_FORMAT_DEEPSEEK;
+        inputs.tool_choice           = common_chat_tool_choice_parse_oaicompat(input.tool_choice);
+        inputs.parallel_tool_calls   = input.parallel_tool_calls;
+        inputs.json_schema           = input.json_schema;
+        inputs.add_generation_prompt = input.add_generation_prompt;
+        inputs.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
         for (const auto & [name, value] : input.arguments) {
             inputs.chat_template_kwargs[name] = value;
             if (name == "enable_thinking") {

@@ -25,6 +25,7 @@ struct ChatInput {
     bool                                             parallel_tool_calls = false;
     std::string                                      json_schema;
     std::vector<std::pair<std::string, std::string>> arguments;  // name, JSON value
+    bool                                             add_generation_prompt = true;
 };
 
 struct ChatPrompt {
