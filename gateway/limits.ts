@@ -79,6 +79,48 @@ export const limits = {
   requestsPerMinuteMax: 10_000_000,
   tokensPerMinuteMax: 100_000_000_000,
 
+  /** /v1/files: one file; all files of a key; their number; names. */
+  fileBytesMax: 512 * 1024 * 1024,
+  fileBytesPerKeyMax: 20 * 1024 * 1024 * 1024,
+  filesPerKeyMax: 1000,
+  fileNameCharactersMax: 255,
+  /** Kept free on the disk that holds the files. */
+  fileDiskReserveBytes: 64 * 1024 * 1024,
+  formFieldBytesMax: 64 * 1024,
+  formFieldsMax: 32,
+  filesListMax: 10_000,
+  fileExpirySecondsMin: 3_600,
+  fileExpirySecondsMax: 2_592_000,
+  /** What `purpose: batch` gets where nothing is said. */
+  batchFileExpirySeconds: 2_592_000,
+
+  /** Data sets: one line or record, its nesting, how many there may be, and how many problems a report lists. */
+  datasetLineBytesMax: 4 * 1024 * 1024,
+  datasetDepthMax: 64,
+  datasetExamplesMax: 1_000_000,
+  datasetExamplesMin: 10,
+  datasetProblemsMax: 100,
+  datasetColumnsMax: 1024,
+  /** A Parquet row group is decoded as a whole; so much may it be, decoded. */
+  parquetGroupBytesMax: 256 * 1024 * 1024,
+  parquetRowsAtOnce: 2_000,
+  datasetUploadMs: 30 * 60_000,
+  /** Files that are read and checked at the same time. */
+  validationsAtOnce: 2,
+
+  /** Fine-tuning jobs that a key may have waiting or running. */
+  jobsPerKeyMax: 16,
+  jobsListMax: 100,
+  /** Of SSE streams of job events, all callers together. */
+  eventStreamsMax: 256,
+  eventsPageMax: 1000,
+  jobsPollMs: 500,
+  /** How long cancel, pause and resume wait for the daemon to have done so before they answer with the state as it is. */
+  jobActionMs: 5_000,
+  jobRetryMs: 500,
+  jobRetryMsMax: 15_000,
+  permissionsMax: 50,
+
   /** Distinct model names in metric labels; the rest are counted as `other`. */
   metricModelsMax: 256,
   shutdownMs: 15_000,
