@@ -12,6 +12,8 @@ export const ENGINE_LIMITS = {
   prefillRowsMin: 16,
   /** Prefill rows of a step when nobody decodes: large chunks keep the matrix units busy. */
   prefillRowsAloneMin: 128,
+  /** Rows of a step that rates tokens: each may need its logits, which are 200 kB in a vocabulary of 49 152. */
+  scoreRowsMax: 192,
   /** A step with decoding rows should not take longer: it is the gap that a reader of a stream sees. */
   mixedStepTargetMs: 150,
   /** A step without decoding rows should not take longer: a cancellation and a new request wait for it. */
@@ -73,3 +75,48 @@ export const SERVER_LIMITS = {
 
 /** Tokens of all inputs of one embedding request. */
 export const EMBED_TOKENS_MAX = 262_144;
+
+/** Datasets and training runs (daemon/training). */
+export const TRAINING_LIMITS = {
+  /** Body of a dataset: OpenAI's 512 MB of examples, and what their form on the wire adds. */
+  datasetBytesMax: 640 * 1024 * 1024,
+  /** One example; more is no conversation but a book. */
+  lineBytesMax: 8 * 1024 * 1024,
+  examplesMax: 1_000_000,
+  datasetsMax: 10_000,
+  /** Problems that are listed; the rest is only counted. */
+  problemsMax: 100,
+  /** Bins of the histogram of lengths. */
+  histogramBins: 32,
+  /** Free space that a dataset or a save leaves on the disk. */
+  diskReserveBytes: 64 * 1024 * 1024,
+  /** Runs that are not over, all owners together, and of one owner. */
+  runsMax: 1024,
+  runsPerOwnerMax: 64,
+  /** Runs that are over and still listed; beyond it the oldest are forgotten. */
+  finishedRunsMax: 1024,
+  /** How often a run is started again after its worker died. */
+  crashesMax: 2,
+  /** Longest time that a crash of the whole machine can cost. */
+  resumePointMs: 60_000,
+  resumePointsKept: 2,
+  /** Checkpoints of a run that stay servable. */
+  checkpointsKept: 3,
+  /** Examples of the validation set that a validation between epochs looks at. */
+  validationSample: 32,
+  /** Multiply-adds of one layer's linear parts in one micro-batch: long enough for full speed, short enough to hand over the cores. */
+  microBatchMacs: 900_000_000,
+  microBatchRowsMin: 32,
+  microBatchRowsMax: 1024,
+  /** Of the daemon beside the trainer's own allocation while it trains: a batch, a snapshot, the worker's heap. */
+  workerBytes: 64 * 1024 * 1024,
+  /** A trial for an estimate ends after the first of these. */
+  trialMs: 2_500,
+  trialMicroBatchesMax: 12,
+  /** A cancel or pause answers after this at the latest; what it asked for still happens. */
+  commandMs: 10_000,
+  /** Idle worker threads end after this. */
+  workerIdleMs: 60_000,
+  /** JSON bodies of this part. */
+  bodyBytesMax: 1024 * 1024,
+} as const;

@@ -284,7 +284,7 @@ export class EngineClient {
       if (running === undefined) continue;
       if (event.type === 'started') this.countStart(running);
       if (event.type === 'failed') this.settle(event.job);
-      if (event.type === 'finished' || event.type === 'embedded') {
+      if (event.type === 'finished' || event.type === 'embedded' || event.type === 'scored') {
         running.left -= 1;
         if (running.left === 0) this.settle(event.job);
       }

@@ -27,8 +27,9 @@ export class EngineLoop {
   private readonly endTokens: Set<number>;
   private readonly jobs = new Map<number, Sequence[]>();
   private readonly means = new Map<Sequence, Float64Array>();
+  private readonly ratings = new Map<Sequence, { logprob: number; rated: number; hits: number }>();
   private readonly started = new Set<number>();
-  private readonly batch: StepBatch;
+  private readonly batch: Required<Omit<StepBatch, 'wantLogits' | 'wantHidden'>>;
   private readonly now: () => number;
   private events: SequenceEvent[] = [];
   private orders = 0;
@@ -49,6 +50,7 @@ export class EngineLoop {
       slots: array(),
       outputs: array(),
       samplers: array(),
+      targets: array(),
     };
   }
 
@@ -63,11 +65,13 @@ export class EngineLoop {
   submit(job: Job): void {
     const sequences: Sequence[] = [];
     for (let choice = 0; choice < job.choices; choice += 1) {
-      const prompt = job.kind === 'embed' ? job.prompts[choice] : job.prompts[0];
+      const prompt = job.kind === 'generate' ? job.prompts[0] : job.prompts[choice];
       invariant(prompt !== undefined && prompt.length > 0, 'a job has a prompt for every choice');
       const sampler: SamplerOptions | null =
         job.sampler === null ? null : { ...job.sampler, seed: (job.sampler.seed + choice) >>> 0 };
       const { kind, adapter, visibility, maxTokens } = job;
+      const rated = job.rated?.[choice];
+      invariant(kind !== 'score' || rated?.length === prompt.length, 'a rated prompt says which of its places count');
       this.orders += 1;
       const sequence = new Sequence({
         job: job.job,
@@ -79,6 +83,7 @@ export class EngineLoop {
         prompt,
         maxTokens,
         sampler,
+        ...(rated === undefined ? {} : { rated }),
       });
       sequence.queuedAtMs = this.now();
       sequences.push(sequence);
@@ -141,7 +146,10 @@ export class EngineLoop {
 
   private begin(sequence: Sequence): void {
     if (sequence.state !== 'running') return;
-    if (sequence.kind === 'embed') {
+    // Also after a preemption: it is computed from its beginning again.
+    if (sequence.kind === 'score') {
+      this.ratings.set(sequence, { logprob: 0, rated: 0, hits: 0 });
+    } else if (sequence.kind === 'embed') {
       this.means.set(sequence, new Float64Array(0));
     } else if (sequence.samplerId < 0) {
       invariant(sequence.samplerOptions !== null, 'a generation has a sampler');
@@ -166,7 +174,7 @@ export class EngineLoop {
 
   /** Writes the plan's rows into the arrays that all steps share. */
   private fill(plan: Plan): StepBatch {
-    const { tokens, positions, sequences, slots, outputs, samplers } = this.batch;
+    const { tokens, positions, sequences, slots, outputs, samplers, targets } = this.batch;
     let t = 0;
     let o = 0;
     for (const { sequence, count } of plan.rows) {
@@ -177,9 +185,11 @@ export class EngineLoop {
         positions[t] = position;
         sequences[t] = sequence.id;
         slots[t] = sequence.slot;
-        if (plan.kind === 'embed' || position === sequence.length - 1) {
+        const wanted = plan.kind === 'score' ? isRated(sequence, position) : position === sequence.length - 1;
+        if (plan.kind === 'embed' || wanted) {
           outputs[o] = t;
           samplers[o] = sequence.samplerId;
+          if (plan.kind === 'score') targets[o] = all[position + 1] as number;
           o += 1;
         }
         t += 1;
@@ -194,12 +204,17 @@ export class EngineLoop {
       samplers: samplers.subarray(0, o),
     };
     if (plan.kind === 'embed') batch.wantHidden = true;
+    if (plan.kind === 'score') batch.targets = targets.subarray(0, o);
     return batch;
   }
 
   private postprocess(plan: Plan, result: StepResult): void {
     if (plan.kind === 'embed') {
       this.postprocessEmbed(plan, result);
+      return;
+    }
+    if (plan.kind === 'score') {
+      this.postprocessScore(plan, result);
       return;
     }
     let output = 0;
@@ -253,6 +268,27 @@ export class EngineLoop {
     }
   }
 
+  private postprocessScore(plan: Plan, result: StepResult): void {
+    const { targetLogprobs, targetHits } = result;
+    invariant(targetLogprobs !== undefined && targetHits !== undefined, 'a step with targets rates them');
+    let output = 0;
+    for (const { sequence, count } of plan.rows) {
+      const sums = this.ratings.get(sequence) ?? { logprob: 0, rated: 0, hits: 0 };
+      // The plan was advanced: the rows of this step are the last `count` computed ones.
+      for (let position = sequence.computed - count; position < sequence.computed; position += 1) {
+        if (!isRated(sequence, position)) continue;
+        sums.logprob += targetLogprobs[output] as number;
+        sums.hits += targetHits[output] as number;
+        sums.rated += 1;
+        output += 1;
+      }
+      if (sequence.pending > 0) continue;
+      this.events.push({ type: 'scored', job: sequence.job, choice: sequence.choice, ...sums });
+      this.close(sequence);
+    }
+    invariant(output === targetLogprobs.length, 'every rated row has a rating');
+  }
+
   private end(sequence: Sequence, reason: 'stop' | 'length' | 'aborted'): void {
     if (sequence.state === 'done') return;
     const generated = sequence.generated;
@@ -274,6 +310,7 @@ export class EngineLoop {
       sequence.samplerId = -1;
     }
     this.means.delete(sequence);
+    this.ratings.delete(sequence);
     const sequences = this.jobs.get(sequence.job);
     if (sequences?.every((s) => s.state === 'done')) {
       this.jobs.delete(sequence.job);
@@ -298,6 +335,11 @@ export class EngineLoop {
       prefixEvictions,
     });
   }
+}
+
+/** The last token of all predicts nothing that could be compared. */
+function isRated(sequence: Sequence, position: number): boolean {
+  return sequence.rated?.[position] === 1 && position + 1 < sequence.length;
 }
 
 function deadEnd(why: string): PlainError {

@@ -20,14 +20,16 @@ export interface EngineSettings {
   scheduler: SchedulerOptions;
 }
 
-/** One request to the engine; `choices` continuations (or embeddings) of `prompts`. */
+/** One request to the engine; `choices` continuations (or embeddings, or ratings) of `prompts`. */
 export interface Job {
   job: number;
   kind: SequenceKind;
   adapter: AdapterHandle | null;
   visibility: string;
-  /** generate: one prompt for all choices; embed: one per choice. */
+  /** generate: one prompt for all choices; embed and score: one per choice. */
   prompts: Int32Array[];
+  /** score: per prompt and position, 1 where the prediction of the next token is rated; the last one is not looked at. */
+  rated?: Uint8Array[];
   choices: number;
   maxTokens: number;
   /** Choice i samples with `seed + i`. */
@@ -61,6 +63,8 @@ export type SequenceEvent =
   | { type: 'finished'; job: number; choice: number; reason: 'stop' | 'length' | 'aborted'; generated: number }
   /** Mean of the final hidden states, not normalised. */
   | { type: 'embedded'; job: number; choice: number; vector: Float32Array }
+  /** Of the rated tokens of one prompt: Σ ln p, how many there are, and how many were the most likely ones. */
+  | { type: 'scored'; job: number; choice: number; logprob: number; rated: number; hits: number }
   | { type: 'failed'; job: number; error: PlainError };
 
 export interface StepReport {

@@ -15,6 +15,7 @@ export interface SchedulerOptions {
   stepTokensMax: number;
   prefillRowsMin: number;
   prefillRowsAloneMin: number;
+  scoreRowsMax: number;
   mixedStepTargetMs: number;
   aloneStepTargetMs: number;
   reserveTokens: number;
@@ -25,13 +26,20 @@ export interface SchedulerOptions {
   prefixCacheShare: number;
 }
 
+/** Who is next after a step of each kind: whoever generates has every second step. */
+const TURNS: Record<SequenceKind, SequenceKind[]> = {
+  generate: ['embed', 'score', 'generate'],
+  embed: ['generate', 'score', 'embed'],
+  score: ['generate', 'embed', 'score'],
+};
+
 /** `count` next rows of a sequence, from its position `sequence.computed` on. */
 export interface PlanRow {
   sequence: Sequence;
   count: number;
 }
 
-/** What one step computes. Rows of an embedding never share a step with rows of a generation: they want another output. */
+/** What one step computes. Rows of different kinds never share a step: they want other outputs. */
 export interface Plan {
   kind: SequenceKind;
   rows: PlanRow[];
@@ -75,7 +83,7 @@ export class Scheduler {
   private readonly running = new Set<Sequence>();
   private readonly freeIds: number[];
   private steps = 0;
-  private embedTurn = false;
+  private lastKind: SequenceKind = 'generate';
   private admitted: Sequence[] = [];
   private failed: { sequence: Sequence; error: PlainError }[] = [];
 
@@ -314,7 +322,7 @@ export class Scheduler {
   private plan(): Plan | null {
     const kind = this.nextKind();
     if (kind === null) return null;
-    if (kind === 'embed') return this.planPrefill('embed', [], 0);
+    if (kind !== 'generate') return this.planPrefill(kind, [], 0);
     const rows: PlanRow[] = [];
     for (const sequence of this.running) {
       if (sequence.decoding) rows.push({ sequence, count: 1 });
@@ -324,15 +332,11 @@ export class Scheduler {
   }
 
   private nextKind(): SequenceKind | null {
-    let generate = false;
-    let embed = false;
-    for (const { kind } of this.running) {
-      if (kind === 'embed') embed = true;
-      else generate = true;
-    }
-    if (!generate && !embed) return null;
-    this.embedTurn = embed && (!generate || !this.embedTurn);
-    return this.embedTurn ? 'embed' : 'generate';
+    const kinds = new Set<SequenceKind>();
+    for (const { kind } of this.running) kinds.add(kind);
+    if (kinds.size === 0) return null;
+    this.lastKind = TURNS[this.lastKind].find((kind) => kinds.has(kind)) as SequenceKind;
+    return this.lastKind;
   }
 
   /** Every decoding sequence needs one cell: drop kept prefixes, then preempt the youngest, until there are enough. */
@@ -364,7 +368,8 @@ export class Scheduler {
   private planPrefill(kind: SequenceKind, rows: PlanRow[], decodeRows: number): Plan | null {
     const prompts = [...this.running].filter((s) => s.kind === kind && s.pending > 0 && !s.decoding);
     if (prompts.length > 0) {
-      const budget = this.budget.prefillRows(this.decodersOf(kind, decodeRows));
+      const rowsMax = kind === 'score' ? this.options.scoreRowsMax : this.options.stepTokensMax;
+      const budget = Math.min(this.budget.prefillRows(this.decodersOf(kind, decodeRows)), rowsMax);
       this.makeFree(decodeRows, rows, prompts);
       if (prompts.length === 0) return null;
       let left = Math.min(budget, this.kv.kvCellsFree - decodeRows);
@@ -389,7 +394,7 @@ export class Scheduler {
     return { kind, rows, tokens, decodeRows };
   }
 
-  /** Decoders are what a long step would hold up, also when this step is an embedding's. */
+  /** Decoders are what a long step would hold up, also when this step is of another kind. */
   private decodersOf(kind: SequenceKind, decodeRows: number): number {
     if (kind === 'generate') return decodeRows;
     let count = 0;

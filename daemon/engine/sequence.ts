@@ -2,7 +2,8 @@ import type { SamplerOptions } from '../../addon/types.ts';
 import type { AdapterHandle } from './slots.ts';
 
 export type SequenceState = 'waiting' | 'running' | 'done';
-export type SequenceKind = 'generate' | 'embed';
+/** `score`: the tokens are all there; what is wanted is how likely the model finds them. */
+export type SequenceKind = 'generate' | 'embed' | 'score';
 
 export interface SequenceInput {
   job: number;
@@ -14,10 +15,12 @@ export interface SequenceInput {
   /** Whose KV this sequence may read: SHA-256 of the caller. Callers never see each other's prefixes, not even by timing. */
   visibility: string;
   prompt: Int32Array;
-  /** Tokens to generate at most; 0 for an embedding. */
+  /** Tokens to generate at most; 0 where nothing is generated. */
   maxTokens: number;
-  /** Null for an embedding. */
+  /** Null where nothing is generated. */
   sampler: SamplerOptions | null;
+  /** Score: per position, 1 where the prediction of the next token is rated; as long as the prompt. */
+  rated?: Uint8Array;
 }
 
 /**
@@ -39,6 +42,7 @@ export class Sequence {
   readonly promptLength: number;
   readonly maxTokens: number;
   readonly samplerOptions: SamplerOptions | null;
+  readonly rated: Uint8Array | null;
   /** Choices 1 … n − 1 of the same request, queued once this one has read the prompt, which they then share. */
   siblings: Sequence[] = [];
 
@@ -77,6 +81,7 @@ export class Sequence {
     this.promptLength = input.prompt.length;
     this.maxTokens = input.maxTokens;
     this.samplerOptions = input.sampler;
+    this.rated = input.rated ?? null;
     this.buffer = new Int32Array(input.prompt.length + Math.min(input.maxTokens, 64));
     this.buffer.set(input.prompt);
     this.length = input.prompt.length;

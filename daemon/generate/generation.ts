@@ -141,6 +141,7 @@ export class Generation implements JobListener {
         for (const choice of this.choices) choice.ended = true;
         return;
       case 'embedded':
+      case 'scored':
         return;
     }
   }

@@ -14,6 +14,7 @@ const OPTIONS: SchedulerOptions = {
   stepTokensMax: 24,
   prefillRowsMin: 4,
   prefillRowsAloneMin: 8,
+  scoreRowsMax: 64,
   mixedStepTargetMs: 0.1,
   aloneStepTargetMs: 1,
   reserveTokens: 8,
