@@ -3,6 +3,7 @@
 
 #include "bind_engine.hpp"
 #include "bind_model.hpp"
+#include "bind_trainer.hpp"
 #include "bind_quantize.hpp"
 #include "bind_vocabulary.hpp"
 #include "bindings.hpp"
@@ -43,6 +44,7 @@ class Addon : public Napi::Addon<Addon> {
         exports.Set("kernels", Napi::String::New(env, kernels().name));
         exports.Set("Model", ModelObject::define(env));
         exports.Set("Engine", EngineObject::define(env));
+        exports.Set("Trainer", TrainerObject::define(env));
         exports.Set("AdapterImage", ImageObject::define(env));
         exports.Set("Vocabulary", VocabularyObject::define(env));
         exports.Set("convertRows", convert_rows_function(env));

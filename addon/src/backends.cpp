@@ -2,16 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <mutex>
 #include <set>
 
+#include "cores.hpp"
 #include "error.hpp"
 
 namespace mf {
-
-std::mutex & cores() {
-    static std::mutex owner;
-    return owner;
-}
 
 void log_errors_only(ggml_log_level level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR) {
@@ -169,9 +166,38 @@ std::vector<ggml_backend_buffer_type_t> Backend::extra_buffer_types() const {
     return types;
 }
 
+bool Backend::supports_product(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const {
+    ggml_init_params params = { ggml_tensor_overhead() * 8, nullptr, true };
+    ggml_context *   ctx    = ggml_init(params);
+    ggml_tensor *    w      = ggml_new_tensor_2d(ctx, weight, in, out);
+    ggml_tensor *    x      = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, in, 8);
+    ggml_tensor *    y      = ggml_mul_mat(ctx, w, x);
+    // An empty buffer of the type is how ggml is asked, as llama.cpp does.
+    w->buffer       = ggml_backend_buft_alloc_buffer(type, 0);
+    const bool good = w->buffer != nullptr && ggml_backend_dev_supports_op(device_.handle, y);
+    ggml_backend_buffer_free(w->buffer);
+    ggml_free(ctx);
+    return good;
+}
+
+ggml_backend_buffer_type_t Backend::product_buffer_type(ggml_type weight, int64_t in, int64_t out, bool * extra) const {
+    for (ggml_backend_buffer_type_t type : extra_buffer_types()) {
+        if (supports_product(type, weight, in, out)) {
+            *extra = true;
+            return type;
+        }
+    }
+    *extra = false;
+    return buffer_type();
+}
+
 void Backend::compute(ggml_cgraph * graph) {
-    const std::lock_guard<std::mutex> lock(cores());
-    const ggml_status                 status = ggml_backend_graph_compute(handle_, graph);
+    const ServingLease lease;
+    compute_held(graph);
+}
+
+void Backend::compute_held(ggml_cgraph * graph) {
+    const ggml_status status = ggml_backend_graph_compute(handle_, graph);
     require(status == GGML_STATUS_SUCCESS, "compute_failed",
             std::string("the device could not compute a step: ") + ggml_status_to_string(status));
 }

@@ -5,7 +5,6 @@
 #include <ggml-cpu.h>
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -50,18 +49,22 @@ class Backend {
     // Buffer types that keep weights in a faster layout (repacked, AMX); empty off the CPU.
     std::vector<ggml_backend_buffer_type_t> extra_buffer_types() const;
 
-    // Computes under the process-wide owner of the cores: ggml's barriers spin, so two graphs never run side by side.
+    // The fastest buffer type whose product with such a weight the device supports; `extra`: it is one of the above.
+    ggml_backend_buffer_type_t product_buffer_type(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
+
+    // Computes as serving, which waits for its turn on the cores.
     void compute(ggml_cgraph * graph);
+    // Computes for somebody who holds the cores already.
+    void compute_held(ggml_cgraph * graph);
 
   private:
+    bool supports_product(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const;
+
     Device            device_;
     int               threads_            = 1;
     ggml_backend_t    handle_             = nullptr;
     ggml_threadpool * pool_               = nullptr;
     void (*pool_free_)(ggml_threadpool *) = nullptr;
 };
-
-// Whoever computes holds this; serving and training pass it to each other between graphs.
-std::mutex & cores();
 
 }  // namespace mf

@@ -18,6 +18,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                            InstanceMethod("createSampler", &EngineObject::create_sampler),
                            InstanceMethod("acceptTokens", &EngineObject::accept_tokens),
                            InstanceMethod("freeSampler", &EngineObject::free_sampler),
+                           InstanceMethod("loadPrefix", &EngineObject::load_prefix),
                            InstanceMethod("step", &EngineObject::step),
                            InstanceMethod("close", &EngineObject::close),
                        });
@@ -206,6 +207,25 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
         }
         out.Set("computeMicros", static_cast<double>(result.compute_micros));
         return out;
+    });
+}
+
+// loadPrefix(sequence, [{ k, v } per layer])
+Napi::Value EngineObject::load_prefix(const Napi::CallbackInfo & info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+        std::vector<const float *> keys;
+        std::vector<const float *> values;
+        int                        length = 0;
+        const auto                 layers = info[1].As<Napi::Array>();
+        for (uint32_t i = 0; i < layers.Length(); ++i) {
+            const auto layer = layers.Get(i).As<Napi::Object>();
+            const auto k     = layer.Get("k").As<Napi::Float32Array>();
+            keys.push_back(k.Data());
+            values.push_back(layer.Get("v").As<Napi::Float32Array>().Data());
+            length = static_cast<int>(k.ElementLength()) / get().model().h().kv_width();
+        }
+        get().load_prefix(at(info, 0), keys, values, length);
+        return info.Env().Undefined();
     });
 }
 

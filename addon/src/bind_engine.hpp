@@ -23,6 +23,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Value create_sampler(const Napi::CallbackInfo & info);
     Napi::Value accept_tokens(const Napi::CallbackInfo & info);
     Napi::Value free_sampler(const Napi::CallbackInfo & info);
+    Napi::Value load_prefix(const Napi::CallbackInfo & info);
     Napi::Value step(const Napi::CallbackInfo & info);
     Napi::Value close(const Napi::CallbackInfo & info);
 

@@ -1,5 +1,6 @@
 #include "bind_model.hpp"
 
+#include "bind_trainer.hpp"
 #include "bindings.hpp"
 
 namespace mf {
@@ -63,6 +64,7 @@ Napi::Function ModelObject::define(Napi::Env env) {
                        {
                            InstanceMethod("facts", &ModelObject::facts),
                            InstanceMethod("buildAdapter", &ModelObject::build_adapter),
+                           InstanceMethod("trainerMemory", &ModelObject::trainer_memory),
                            InstanceMethod("close", &ModelObject::close),
                        });
 }
@@ -205,6 +207,17 @@ Napi::Value ModelObject::build_adapter(const Napi::CallbackInfo & info) {
         const auto promise = worker->promise();
         worker->Queue();
         return promise;
+    });
+}
+
+Napi::Value ModelObject::trainer_memory(const Napi::CallbackInfo & info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+        const auto   memory = Trainer::memory(*get(), path_, trainer_options(info[0].As<Napi::Object>()));
+        Napi::Object out    = Napi::Object::New(info.Env());
+        out.Set("parameters", static_cast<double>(memory.parameters));
+        out.Set("activations", static_cast<double>(memory.activations));
+        out.Set("transposedWeights", static_cast<double>(memory.transposed));
+        return out;
     });
 }
 

@@ -38,6 +38,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   private:
     Napi::Value facts(const Napi::CallbackInfo & info);
     Napi::Value build_adapter(const Napi::CallbackInfo & info);
+    Napi::Value trainer_memory(const Napi::CallbackInfo & info);
     Napi::Value close(const Napi::CallbackInfo & info);
 
     std::shared_ptr<Model> model_;

@@ -83,6 +83,31 @@ int Engine::sequence_length(int sequence) const {
     return cache_.length(sequence);
 }
 
+void Engine::load_prefix(int sequence, const std::vector<const float *> & keys, const std::vector<const float *> & values,
+                         int length) {
+    check_sequence(sequence);
+    require(cache_.length(sequence) == 0, "argument_invalid", "a prefix goes into an empty sequence");
+    require(length <= cache_.cells_free(), "kv_full", "the key/value cache has not enough free cells for the prefix");
+    require(static_cast<int>(keys.size()) == model_->h().layers, "argument_invalid", "a prefix has keys for every layer");
+    const int             width = model_->h().kv_width();
+    std::vector<uint16_t> half(width);
+    for (int position = 0; position < length; ++position) {
+        const int32_t cell = cache_.append(sequence);
+        for (int layer = 0; layer < model_->h().layers; ++layer) {
+            for (const bool key : { true, false }) {
+                ggml_tensor *     cache = key ? cache_.k(layer) : cache_.v(layer);
+                const float *     row   = (key ? keys : values)[layer] + static_cast<std::size_t>(position) * width;
+                const std::size_t size  = ggml_row_size(cache->type, width);
+                if (cache->type == GGML_TYPE_F16) {
+                    kernels().to_half(row, width, half.data());
+                }
+                ggml_backend_tensor_set(cache, cache->type == GGML_TYPE_F16 ? static_cast<const void *>(half.data()) : row,
+                                        cell * size, size);
+            }
+        }
+    }
+}
+
 int Engine::create_sampler(SamplerOptions options) {
     const int id  = next_sampler_++;
     samplers_[id] = std::make_unique<Sampler>(vocabulary_, std::move(options));

@@ -53,6 +53,10 @@ class Engine {
     void            trim_sequence(int sequence, int length);
     void            share_sequence(int source, int destination, int length);
     int             sequence_length(int sequence) const;
+    // Fills the first `length` positions of an empty sequence: keys and values of each layer, [length][kv_width], float32.
+    void            load_prefix(int sequence, const std::vector<const float *> & keys, const std::vector<const float *> & values,
+                                int length);
+    const Model &   model() const { return *model_; }
     int             create_sampler(SamplerOptions options);
     void            accept_tokens(int sampler, const int32_t * tokens, std::size_t count);
     void            free_sampler(int sampler);

@@ -34,31 +34,6 @@ ggml_tensor * ModelLoader::file_tensor(const std::string & name, bool required) 
     return tensor;
 }
 
-bool ModelLoader::supports(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const {
-    ggml_init_params params = { ggml_tensor_overhead() * 8, nullptr, true };
-    ggml_context *   ctx    = ggml_init(params);
-    ggml_tensor *    w      = ggml_new_tensor_2d(ctx, weight, in, out);
-    ggml_tensor *    x      = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, in, 8);
-    ggml_tensor *    y      = ggml_mul_mat(ctx, w, x);
-    // An empty buffer of the type is how ggml is asked, as llama.cpp does.
-    w->buffer       = ggml_backend_buft_alloc_buffer(type, 0);
-    const bool good = w->buffer != nullptr && ggml_backend_dev_supports_op(model_.backend().device().handle, y);
-    ggml_backend_buffer_free(w->buffer);
-    ggml_free(ctx);
-    return good;
-}
-
-ggml_backend_buffer_type_t ModelLoader::matmul_buffer(ggml_type weight, int64_t in, int64_t out, bool * extra) const {
-    for (ggml_backend_buffer_type_t type : model_.backend().extra_buffer_types()) {
-        if (supports(type, weight, in, out)) {
-            *extra = true;
-            return type;
-        }
-    }
-    *extra = false;
-    return model_.backend().buffer_type();
-}
-
 // ggml's CPU says that it supports a product with any type, and aborts or jumps to nowhere with integers, float64, and the
 // two formats that only activations are rounded to.
 static bool computable(ggml_type type) {
@@ -156,10 +131,10 @@ void ModelLoader::place(Part & part, const std::vector<std::string> & sources, i
     const ggml_type type   = file_tensor(sources[0], true)->type;
     bool            extra  = false;
     bool            split  = false;
-    auto            buffer = matmul_buffer(type, in, part.out, &extra);
+    auto            buffer = model_.backend().product_buffer_type(type, in, part.out, &extra);
     if (type == GGML_TYPE_Q4_1 && model_.fused()) {
         bool       repacked = false;
-        const auto better   = matmul_buffer(GGML_TYPE_Q4_0, in, part.out, &repacked);
+        const auto better   = model_.backend().product_buffer_type(GGML_TYPE_Q4_0, in, part.out, &repacked);
         if (repacked) {
             split  = true;
             buffer = better;
@@ -301,7 +276,7 @@ void ModelLoader::load() {
         pack(model_.packed_output, { head }, h.embedding, h.vocabulary);
     } else {
         bool       extra  = false;
-        const auto buffer = matmul_buffer(source->type, h.embedding, h.vocabulary, &extra);
+        const auto buffer = model_.backend().product_buffer_type(source->type, h.embedding, h.vocabulary, &extra);
         model_.output     = tied && !extra ? model_.token_embedding : declare(buffer, { head }, false, nullptr);
     }
     if (const ggml_tensor * factors = file_tensor("rope_freqs.weight", false)) {

@@ -37,8 +37,6 @@ class ModelLoader {
     void          declare_site(Site & site, SiteId id, int layer);
     void          declare_layer(int layer);
     void          place(Part & part, const std::vector<std::string> & sources, int in);
-    bool          supports(ggml_backend_buffer_type_t type, ggml_type weight, int64_t in, int64_t out) const;
-    ggml_backend_buffer_type_t matmul_buffer(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
     void                       read(const std::string & name, std::vector<uint8_t> & bytes);
     void                       fill(const Pending & pending);
     void                       fill(const PendingPack & pending);

@@ -92,6 +92,26 @@ struct Kernels {
 
     // sum_i exp((x[i] - max) * inv_temperature)
     double (*exp_sum)(const float * x, int n, float max, float inv_temperature);
+
+    // Training, float32. Each element is summed by one caller in one order, whatever the number of rows.
+    //
+    // y[t][n] += sum_k u[t][k] b[k][n] for n in [n0, n1)
+    void (*gemm_nn)(const float * u, std::size_t u_stride, int rows, const float * b, std::size_t b_stride, int inner, int n0,
+                    int n1, float * y, std::size_t y_stride);
+    // u[t][r] = scale * sum_n x[t][n] a[r][n]
+    void (*gemm_nt)(const float * x, std::size_t x_stride, int rows, const float * a, std::size_t a_stride, int width, int ranks,
+                    float scale, float * u, std::size_t u_stride);
+    // g[r][n] += sum_t u[t][r] x[t][n] for n in [n0, n1)
+    void (*gemm_tn)(const float * u, std::size_t u_stride, const float * x, std::size_t x_stride, int rows, int ranks, int n0,
+                    int n1, float * g, std::size_t g_stride);
+    // h = act(g) * u, and its two derivatives; act is SiLU, or GELU in its tanh form.
+    void (*gate)(const float * g, const float * u, int n, bool gelu, float * h);
+    void (*gate_back)(const float * g, const float * u, const float * dh, int n, bool gelu, float * dg, float * du);
+    // x[i] = factor * exp(x[i] - top)
+    void (*scaled_exp)(float * x, int n, float top, float factor);
+    float (*dot)(const float * x, const float * y, int n);
+    // y += k x
+    void (*add_scaled)(const float * x, float k, int n, float * y);
 };
 
 inline constexpr int ATTENTION_ROWS_MAX = 8;

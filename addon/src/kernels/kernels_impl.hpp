@@ -354,6 +354,8 @@ double exp_sum(const float * x, int n, float top, float inv_temperature) {
     return total;
 }
 
+#include "training_impl.hpp"
+
 #if defined(__AVX512VNNI__)
 
 void quantize(const float * x, int in, int8_t * q, float * scale, float * sum, int32_t * count) {
@@ -483,7 +485,8 @@ void packed_product(const PackedMatrix & w, int group0, int group1, const Quanti
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-           MF_KERNELS_NAME, MF_PACKED, lora_a, axpy<uint16_t>, axpy<float>, block_sums, attention, to_half, argmax, exp_sum,
+           MF_KERNELS_NAME, MF_PACKED, lora_a,  axpy<uint16_t>, axpy<float>, block_sums, attention, to_half,
+           argmax,          exp_sum,   gemm_nn, gemm_nt,        gemm_tn,     gate,       gate_back, scaled_exp, dot, add_scaled,
 };
 
 }  // namespace mf

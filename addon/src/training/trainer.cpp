@@ -1,0 +1,252 @@
+#include "trainer.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#include "../error.hpp"
+
+namespace mf {
+
+static constexpr char MAGIC[8] = { 'm', 'f', 't', 'r', 'a', 'i', 'n', '1' };
+
+Trainer::Trainer(std::shared_ptr<Model> model, const std::string & path, const TrainerOptions & options)
+    : model_(std::move(model)),
+      options_(options),
+      parameters_(*model_, options_),
+      transposed_(TransposedModel::open(model_, path)),
+      team_(model_->backend().threads()),
+      blocks_(*model_, transposed_.get(), parameters_, options_),
+      head_(*model_, transposed_.get()),
+      kept_(model_->h().layers) {
+    require(model_->fused(), "architecture_unsupported", "training needs a model loaded on the CPU, and not in exact mode");
+    require(parameters_.size() > 0, "argument_invalid", "there is nothing to train");
+}
+
+TrainerMemory Trainer::memory(const Model & model, const std::string & path, const TrainerOptions & options) {
+    const Parameters  parameters(model, options);
+    const std::size_t per_row = Activations::floats_per_row(model, parameters) * sizeof(float);
+    const std::size_t input   = model.h().embedding * sizeof(float);
+    const std::size_t blocks  = options.recompute ? per_row + input * model.h().layers : per_row * model.h().layers;
+    return { parameters.bytes(), blocks * options.rows_max + 2 * input * options.rows_max + BlockContext::bytes_for(model, options) +
+                                     Head::bytes_for(model),
+             TransposedModel::bytes_for(model, path) };
+}
+
+std::size_t Trainer::bytes() const {
+    std::size_t total = parameters_.bytes() + transposed_->bytes() + blocks_.bytes() + head_.bytes() + shared_.bytes() +
+                        top_.bytes() + dx_.bytes();
+    for (const auto & a : kept_) {
+        total += a.bytes();
+    }
+    return total;
+}
+
+RowsInfo Trainer::begin(const TrainingRows & rows, bool adapter, bool dropout) {
+    RowsInfo info;
+    info.rows     = rows.rows;
+    info.examples = rows.examples;
+    info.tokens   = rows.tokens;
+    info.starts   = rows.starts;
+    info.call     = calls_;
+    info.adapter  = adapter;
+    info.dropout  = dropout && adapter && options_.dropout > 0;
+    info.positions.resize(rows.rows);
+    const int first = options_.prefix && adapter ? options_.prefix_tokens : 0;
+    for (int e = 0; e < rows.examples; ++e) {
+        for (int row = rows.starts[e]; row < rows.starts[e + 1]; ++row) {
+            info.positions[row] = first + row - rows.starts[e];
+        }
+    }
+    return info;
+}
+
+const float * Trainer::forward(Session & session, const TrainingRows & rows, const RowsInfo & info, bool keep) {
+    const auto &      h     = model_->h();
+    const int         d     = h.embedding;
+    const std::size_t width = static_cast<std::size_t>(rows.rows) * d;
+    blocks_.begin(info);
+    top_.resize(width);
+    if (!keep || options_.recompute) {
+        shared_.resize(*model_, parameters_, rows.rows, false);
+    }
+    for (int layer = 0; keep && layer < h.layers; ++layer) {
+        kept_[layer].resize(*model_, parameters_, rows.rows, options_.recompute);
+    }
+    const ggml_tensor * embedding = model_->token_embedding;
+    const auto *        traits    = ggml_get_type_traits(embedding->type);
+    float *             x         = keep ? kept_[0].x.data() : shared_.x.data();
+    session.rows(rows.rows, 1, [&](int first, int last) {
+        for (int row = first; row < last; ++row) {
+            const auto * from = static_cast<const char *>(embedding->data) + rows.tokens[row] * embedding->nb[1];
+            float *      to   = x + static_cast<std::size_t>(row) * d;
+            if (embedding->type == GGML_TYPE_F32) {
+                std::memcpy(to, from, sizeof(float) * d);
+            } else {
+                traits->to_float(from, to, d);
+            }
+            for (int i = 0; h.embedding_scale != 1.0F && i < d; ++i) {
+                to[i] *= h.embedding_scale;
+            }
+        }
+    });
+    for (int layer = 0; layer < h.layers; ++layer) {
+        const bool last = layer + 1 == h.layers;
+        if (keep && !options_.recompute) {
+            blocks_.forward(session, layer, kept_[layer], last ? top_.data() : kept_[layer + 1].x.data());
+            continue;
+        }
+        // One set of activations for all blocks: its input is swapped in, its output goes to the next block's input.
+        if (keep) {
+            std::memcpy(shared_.x.data(), kept_[layer].x.data(), sizeof(float) * width);
+        }
+        blocks_.forward(session, layer, shared_, top_.data());
+        if (!last) {
+            std::memcpy(keep ? kept_[layer + 1].x.data() : shared_.x.data(), top_.data(), sizeof(float) * width);
+        }
+    }
+    return top_.data();
+}
+
+void Trainer::backward(Session & session) {
+    const auto & h = model_->h();
+    for (int layer = h.layers - 1; layer >= 0; --layer) {
+        if (options_.recompute) {
+            std::memcpy(shared_.x.data(), kept_[layer].x.data(), sizeof(float) * dx_rows_ * h.embedding);
+            blocks_.forward(session, layer, shared_, top_.data());
+        }
+        blocks_.backward(session, layer, of(layer), dx_.data(), layer > 0);
+    }
+}
+
+std::vector<RowLoss> Trainer::counted(const TrainingRows & rows) const {
+    std::vector<RowLoss> list;
+    for (int row = 0; row + 1 < rows.rows; ++row) {
+        if (rows.weights[row] != 0) {
+            list.push_back({ row, rows.tokens[row + 1], rows.weights[row] });
+        }
+    }
+    return list;
+}
+
+static LossSums sums_of(const std::vector<RowLoss> & list) {
+    LossSums sums;
+    for (const auto & row : list) {
+        sums.loss += row.weight * row.loss;
+        sums.weight += row.weight;
+        sums.correct += row.correct ? 1 : 0;
+        ++sums.counted;
+    }
+    return sums;
+}
+
+LossSums Trainer::accumulate(const TrainingRows & rows, double divisor) {
+    Session        session(team_, options_.share);
+    const RowsInfo info = begin(rows, true, true);
+    ++calls_;
+    auto list = counted(rows);
+    if (list.empty()) {
+        return {};
+    }
+    const float * x = forward(session, rows, info, true);
+    dx_rows_        = rows.rows;
+    dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
+    std::memset(dx_.data(), 0, sizeof(float) * rows.rows * model_->h().embedding);
+    head_.run(session, x, list, dx_.data(), divisor);
+    backward(session);
+    return sums_of(list);
+}
+
+static std::vector<double> by_example(const TrainingRows & rows, const std::vector<RowLoss> & list) {
+    std::vector<double> sums(rows.examples, 0.0);
+    int                 example = 0;
+    for (const auto & row : list) {
+        while (row.row >= rows.starts[example + 1]) {
+            ++example;
+        }
+        sums[example] -= row.weight * row.loss;
+    }
+    return sums;
+}
+
+PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const double * reference, double beta, double divisor) {
+    Session        session(team_, options_.share);
+    const RowsInfo info = begin(rows, true, true);
+    ++calls_;
+    auto list = counted(rows);
+    if (list.empty()) {
+        return {};
+    }
+    const float * x = forward(session, rows, info, true);
+    head_.run(session, x, list, nullptr, 1);
+    const auto     logs = by_example(rows, list);
+    PreferenceSums sums;
+    static_cast<LossSums &>(sums) = sums_of(list);
+    sums.loss                     = 0;
+    sums.weight                   = rows.examples / 2;
+    std::vector<double> coefficient(rows.examples);
+    for (int pair = 0; pair < rows.examples / 2; ++pair) {
+        const int    chosen   = 2 * pair;
+        const int    rejected = chosen + 1;
+        const double z = beta * ((logs[chosen] - reference[chosen]) - (logs[rejected] - reference[rejected]));
+        sums.loss += z > 0 ? std::log1p(std::exp(-z)) : -z + std::log1p(std::exp(z));
+        sums.preferred += z > 0 ? 1 : 0;
+        sums.margin += z;
+        // d(-ln σ(z)) / d(log-probability) = -β σ(-z) for the chosen answer, and the opposite for the rejected one.
+        const double slope    = beta / (1.0 + std::exp(z));
+        coefficient[chosen]   = slope;
+        coefficient[rejected] = -slope;
+    }
+    int example = 0;
+    for (auto & row : list) {
+        while (row.row >= rows.starts[example + 1]) {
+            ++example;
+        }
+        row.weight *= static_cast<float>(coefficient[example]);
+    }
+    dx_rows_ = rows.rows;
+    dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
+    std::memset(dx_.data(), 0, sizeof(float) * rows.rows * model_->h().embedding);
+    head_.run(session, x, list, dx_.data(), divisor);
+    backward(session);
+    return sums;
+}
+
+LossSums Trainer::evaluate(const TrainingRows & rows, bool adapter) {
+    Session session(team_, options_.share);
+    auto    list = counted(rows);
+    if (!list.empty()) {
+        head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
+    }
+    return sums_of(list);
+}
+
+std::vector<double> Trainer::log_probabilities(const TrainingRows & rows, bool adapter) {
+    Session session(team_, options_.share);
+    auto    list = counted(rows);
+    if (!list.empty()) {
+        head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
+    }
+    return by_example(rows, list);
+}
+
+Parameters::Update Trainer::update(const UpdateOptions & options) {
+    Session session(team_, options_.share);
+    return parameters_.update(session, options);
+}
+
+std::vector<uint8_t> Trainer::snapshot() const {
+    std::vector<uint8_t> bytes(MAGIC, MAGIC + sizeof MAGIC);
+    const auto *         calls = reinterpret_cast<const uint8_t *>(&calls_);
+    bytes.insert(bytes.end(), calls, calls + sizeof calls_);
+    parameters_.write(bytes);
+    return bytes;
+}
+
+void Trainer::restore(const uint8_t * bytes, std::size_t size) {
+    require(size >= 16 && std::memcmp(bytes, MAGIC, sizeof MAGIC) == 0, "argument_invalid", "this is not a trainer's snapshot");
+    const std::size_t read = parameters_.read(bytes + 16, size - 16);
+    require(read == size - 16, "argument_invalid", "the snapshot has more in it than a trainer of this shape");
+    std::memcpy(&calls_, bytes + 8, 8);
+}
+
+}  // namespace mf
