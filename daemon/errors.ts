@@ -20,6 +20,12 @@ export type DaemonErrorCode =
   | 'shutting_down'
   | 'engine_failed'
   | 'receipt_log_unavailable'
+  | 'dataset_in_use'
+  | 'dataset_invalid'
+  | 'run_exists'
+  | 'run_not_ready'
+  | 'disk_full'
+  | 'training_unavailable'
   | 'internal_error';
 
 /** Status and OpenAI `type` of every code; one place, so that a code always means the same. */
@@ -43,6 +49,12 @@ const TABLE: Record<DaemonErrorCode, { status: number; type: string }> = {
   shutting_down: { status: 503, type: 'server_error' },
   engine_failed: { status: 503, type: 'server_error' },
   receipt_log_unavailable: { status: 503, type: 'server_error' },
+  dataset_in_use: { status: 409, type: 'invalid_request_error' },
+  dataset_invalid: { status: 400, type: 'invalid_request_error' },
+  run_exists: { status: 409, type: 'invalid_request_error' },
+  run_not_ready: { status: 409, type: 'invalid_request_error' },
+  disk_full: { status: 507, type: 'server_error' },
+  training_unavailable: { status: 503, type: 'server_error' },
   internal_error: { status: 500, type: 'server_error' },
 };
 

@@ -12,7 +12,10 @@
  *   POST   /training/runs/{id}/cancel | /pause | /resume      TrainingRun
  *   GET    /training/runs/{id}/results      CSV, a row per optimiser step
  *   DELETE /training/runs/{id}              forgets a run that is over (its adapters stay)
- *   POST   /evaluations                     EvaluationRequest → NDJSON of EvaluationEvent
+ *   POST   /evaluations                     EvaluationRequest → NDJSON of EvaluationEvent; closing the connection cancels
+ *   GET    /evaluations?adapter=NAME        { data: EvaluationReport[] }, newest first; without a name, all
+ *   GET    /evaluations/{id}                EvaluationReport
+ *   POST   /graders/run                     GraderRunRequest → GraderRunResponse
  *   GET    /adapters/{name}/export?format=peft|gguf|merged    a .tar (peft) or .gguf, streamed
  *   GET    /adapters/{name}/card            AdapterCard
  */
@@ -279,7 +282,43 @@ export const grader = z.discriminatedUnion('type', [
 ]);
 export type Grader = z.output<typeof grader>;
 
+/** As `price` in ../protocol.ts. */
+const priceOfTokens = z.object({
+  inputMicrosPerMillion: z.number().int().min(0),
+  outputMicrosPerMillion: z.number().int().min(0),
+  currency: z.string().length(3),
+});
+
+/** One grader on one answer. */
+export const graderRunRequest = z.object({
+  /** Of the receipt, where a model is asked; names one computation at most. */
+  requestId: z.string().regex(/^[\w-]{1,255}$/),
+  callerHash: sha256,
+  price: priceOfTokens,
+  grader,
+  /** Namespace `item` of the templates. */
+  item: z.record(z.string(), z.unknown()).default({}),
+  /** `sample.output_text`; `sample.output_json` too if it is JSON. */
+  sample: z.string().max(1_048_576),
+});
+export type GraderRunRequest = z.output<typeof graderRunRequest>;
+export interface GraderRunResponse {
+  score: number;
+  /** Why there is no score (`score` is then the lowest there is); null where there is one. */
+  failure: { kind: 'invalid_variable' | 'model_parse' | 'model_server'; message: string } | null;
+  seconds: number;
+  usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
+  costMicros: number;
+  /** What the judge wrote. */
+  judged: string | null;
+}
+
 export const evaluationRequest = z.object({
+  /** Names the report; absent: the daemon draws one. One id is one evaluation. */
+  id: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/)
+    .optional(),
   dataset: sha256,
   /** Adapter names, null = the base; each is run on the same examples. */
   models: z.array(adapterId.nullable()).min(1).max(8),
@@ -291,11 +330,16 @@ export const evaluationRequest = z.object({
   maxTokens: z.number().int().min(1).max(4096).default(256),
   graders: z.array(grader).max(16).default([]),
   callerHash: sha256,
+  /** Of generated text and judges, which are receipted; ratings by teacher forcing cost nothing. Absent: nothing is charged. */
+  price: priceOfTokens.optional(),
 });
 export type EvaluationRequest = z.output<typeof evaluationRequest>;
 export type EvaluationRequestInput = z.input<typeof evaluationRequest>;
 
-/** With a 95 % confidence interval by bootstrap over examples. */
+/**
+ * With a 95 % confidence interval by bootstrap over examples. Shares and ROUGE lie in 0 … 1, BLEU in 0 … 100; loss is in nats
+ * per trained token.
+ */
 export interface Measured {
   value: number;
   low: number;
@@ -314,6 +358,8 @@ export interface EvaluationScores {
   bleu?: Measured;
   exactMatch?: Measured;
   graders: Record<string, Measured>;
+  /** Answers that a grader could not judge; they count as the lowest score. */
+  graderFailures: Record<string, number>;
 }
 export interface EvaluationReport {
   id: string;
@@ -321,14 +367,32 @@ export interface EvaluationReport {
   baseDigest: string;
   dataset: string;
   examples: number;
+  /** Examples without a generated answer from anybody: their prompts leave no room in the context. */
+  unanswered: number;
   request: EvaluationRequest;
   scores: EvaluationScores[];
   /** Some examples with each model's answer, for people to look at. */
   samples: { prompt: string; reference: string; answers: { model: string | null; text: string }[] }[];
   seconds: number;
+  /** Of all generated text, judges included. */
+  usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
+  costMicros: number;
 }
 export type EvaluationEvent =
-  | { type: 'progress'; done: number; total: number; model: string | null; secondsLeft: number | null }
+  | {
+      type: 'progress';
+      phase: 'score' | 'generate' | 'grade';
+      /** Of all phases and models together. */
+      done: number;
+      total: number;
+      model: string | null;
+      /** Of the phase under way. */
+      perSecond: number | null;
+      /** null while there is a phase to come of which nothing is known. */
+      secondsLeft: number | null;
+      /** What generated text has cost so far. */
+      costMicros: number;
+    }
   | { type: 'report'; report: EvaluationReport }
   | { type: 'error'; error: { status: number; code: string; type: string; message: string; param: string | null } };
 

@@ -1,0 +1,420 @@
+/**
+ * The run itself: step after step, each micro-batch by micro-batch, until it is over or somebody wants it to stop. Whatever
+ * decides how it goes on is in the resume points, so that it ends with the same weights wherever it was cut off.
+ */
+import type { Trainer } from '../../addon/types.ts';
+import { TRAINING_LIMITS } from '../limits.ts';
+import { isDiskFull } from './disk.ts';
+import type { EventLog } from './event-log.ts';
+import type { NamedBytes } from './peft-folder.ts';
+import { learningRate, pack, type Plan, type PlanItem, type Step } from './plan.ts';
+import type { CheckpointMetrics, Recipe, RunCheckpoint, StepMetrics } from './protocol.ts';
+import { mix, shuffle } from './random.ts';
+import type { RunData } from './run-data.ts';
+import { RunError } from './run-error.ts';
+import type { ResumePoint, RunFolder, StepSums } from './run-folder.ts';
+
+export type Command = 'run' | 'pause' | 'cancel' | 'stop';
+
+export interface LoopOptions {
+  recipe: Recipe;
+  trainer: Trainer;
+  rowsMax: number;
+  plan: Plan;
+  data: RunData;
+  validation: RunData | null;
+  folder: RunFolder;
+  events: EventLog;
+  /** What the main thread wants now; asked before each micro-batch. */
+  command(): Command;
+  /** The adapter's files; null: this kind of result is not served (a prefix). */
+  encode(): NamedBytes[] | null;
+  /** Makes a folder servable under a name; resolves with its digest. */
+  publish(
+    folder: string,
+    checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null,
+  ): Promise<RunCheckpoint | null>;
+  /** Resident bytes of the process. */
+  memoryBytes(): number;
+  resumePointMs?: number;
+}
+
+export type LoopOutcome = 'succeeded' | 'paused' | 'cancelled' | 'stopped';
+
+interface Validation {
+  loss: number;
+  accuracy: number;
+}
+
+/** Thrown to leave whatever is under way; never leaves this file. */
+class Interrupted extends Error {
+  readonly command: Exclude<Command, 'run'>;
+  constructor(command: Exclude<Command, 'run'>) {
+    super(command);
+    this.command = command;
+  }
+}
+
+const SECONDS_WINDOW = 20;
+
+export class TrainingLoop {
+  private readonly o: LoopOptions;
+  private point: ResumePoint = {
+    step: 0,
+    reported: true,
+    sums: null,
+    trainedTokens: 0,
+    elapsedSeconds: 0,
+    stopping: { bestLoss: null, bestStep: 0, bestMetrics: null, waited: 0, stopped: false },
+  };
+  private startedMs = performance.now();
+  private pointMs = performance.now();
+  private warnedOfDisk = false;
+  /** Seconds and tokens of the last steps, for rate and time left. */
+  private readonly recent: { seconds: number; tokens: number }[] = [];
+  /** Σ log p of the two answers of a pair under the base, by example. */
+  private readonly references = new Map<RunData, Map<number, [number, number]>>();
+  private lastReported: number;
+
+  constructor(options: LoopOptions) {
+    this.o = options;
+    this.lastReported = options.events.summary.lastMetrics?.step ?? 0;
+  }
+
+  /** @throws RunError, or whatever broke */
+  async run(): Promise<LoopOutcome> {
+    const { folder, plan, trainer, events } = this.o;
+    const resumed = folder.readResumePoint();
+    if (resumed !== null) {
+      trainer.restore(resumed.trainer);
+      this.point = resumed.point;
+      this.message('info', `Going on from step ${this.point.step} of ${plan.steps}.`);
+    }
+    this.startedMs = performance.now() - this.point.elapsedSeconds * 1000;
+    this.pointMs = performance.now();
+    try {
+      await this.publishMissed();
+      while (!this.point.reported || (this.point.step < plan.steps && !this.point.stopping.stopped)) {
+        if (this.point.reported) this.compute(plan.step(this.point.step + 1));
+        await this.report(plan.step(this.point.step));
+        this.check();
+        // Messages of the main thread arrive between steps.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await this.finish();
+      return 'succeeded';
+    } catch (error) {
+      if (!(error instanceof Interrupted)) throw error;
+      if (error.command === 'cancel') return 'cancelled';
+      this.savePoint();
+      events.sync();
+      return error.command === 'pause' ? 'paused' : 'stopped';
+    }
+  }
+
+  /** One optimiser step. */
+  private compute(step: Step): void {
+    const { recipe, trainer, data, plan } = this.o;
+    const startMs = performance.now();
+    const sums: StepSums = {
+      loss: 0,
+      weight: 0,
+      correct: 0,
+      counted: 0,
+      preferred: 0,
+      margin: 0,
+      pairs: 0,
+      tokens: step.rows,
+      gradientNorm: 0,
+      learningRate: learningRate(recipe, step.step, plan.steps),
+    };
+    const dpo = recipe.method.type === 'dpo';
+    const divisor = dpo ? step.items.length : data.weight(step.items);
+    for (const items of step.microBatches) {
+      this.check();
+      const rows = data.rows(items);
+      if (recipe.method.type === 'dpo') {
+        const reference = this.referencesOf(data, items);
+        const got = trainer.accumulatePreference(rows, reference, recipe.method.beta, divisor);
+        add(sums, got);
+        sums.preferred += got.preferred;
+        sums.margin += got.margin;
+        sums.pairs += items.length;
+      } else add(sums, trainer.accumulate(rows, divisor));
+      if (!Number.isFinite(sums.loss)) throw notFinite(step.step, items, 'loss');
+    }
+    const { learningRate: rate } = sums;
+    const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon, weightDecay, clipNorm } = recipe;
+    const { gradientNorm, applied } = trainer.update({
+      learningRate: rate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      clipNorm,
+    });
+    if (!applied || !Number.isFinite(gradientNorm)) throw notFinite(step.step, step.items, 'gradient');
+    sums.gradientNorm = gradientNorm;
+    this.recent.push({ seconds: (performance.now() - startMs) / 1000, tokens: step.rows });
+    if (this.recent.length > SECONDS_WINDOW) this.recent.shift();
+    this.point = {
+      ...this.point,
+      step: step.step,
+      reported: false,
+      sums,
+      trainedTokens: this.point.trainedTokens + step.rows,
+    };
+  }
+
+  /** What follows a step: validation, metrics, checkpoint. Interrupted, it is done again from its beginning. */
+  private async report(step: Step): Promise<void> {
+    const { recipe, validation, folder, events, plan } = this.o;
+    const sums = this.point.sums as StepSums;
+    let { stopping } = this.point;
+    const metrics: CheckpointMetrics = {
+      step: step.step,
+      trainLoss: meanLoss(sums),
+      trainMeanTokenAccuracy: sums.counted === 0 ? 0 : sums.correct / sums.counted,
+    };
+    const ends = step.epochEnds;
+    const every = recipe.validateEverySteps;
+    if (validation !== null) {
+      let watched: number | null = null;
+      if (every !== undefined && (step.step % every === 0 || step.step === plan.steps)) {
+        const sample = this.validate(validation, this.sampleOf(validation));
+        metrics.validLoss = sample.loss;
+        metrics.validMeanTokenAccuracy = sample.accuracy;
+        watched = sample.loss;
+      }
+      if (ends) {
+        const full = this.validate(validation, validation.examples.flat());
+        metrics.fullValidLoss = full.loss;
+        metrics.fullValidMeanTokenAccuracy = full.accuracy;
+        // One measure for the whole run: the sample where there is one.
+        if (every === undefined) watched = full.loss;
+      }
+      if (watched !== null && recipe.earlyStopping !== undefined) {
+        stopping = this.watch(stopping, watched, metrics, recipe.earlyStopping);
+      }
+    }
+    if (step.step > this.lastReported) {
+      const data = this.stepMetrics(step, sums, metrics);
+      const rate = `${data.tokensPerSecond.toFixed(0)} tokens/s`;
+      const loss = `training loss ${metrics.trainLoss.toFixed(4)}`;
+      events.append({
+        level: 'info',
+        type: 'metrics',
+        message: `Step ${step.step}/${plan.steps}: ${loss}, ${rate}`,
+        data: data as unknown as Record<string, unknown>,
+      });
+      this.lastReported = step.step;
+      if (stopping.stopped) {
+        this.message(
+          'info',
+          `Stopped early at step ${step.step}: the validation loss has not improved for ${stopping.waited} validations. The best was ${stopping.bestLoss?.toFixed(4)} at step ${stopping.bestStep}.`,
+        );
+      }
+    }
+    const checkpoint =
+      ends || stopping.stopped || step.step % (recipe.checkpointEverySteps ?? Number.POSITIVE_INFINITY) === 0;
+    const files = checkpoint || stopping.bestStep === step.step ? this.o.encode() : null;
+    if (files !== null && stopping.bestStep === step.step) folder.writeBest(step.step, files);
+    if (files !== null && checkpoint && !events.summary.checkpoints.has(step.step)) {
+      folder.writeCheckpoint(step.step, files, metrics, this.epochOf(step.step));
+    }
+    this.point = { ...this.point, reported: true, stopping };
+    if (checkpoint) {
+      events.sync();
+      this.savePoint();
+      await this.publishMissed();
+    } else if (performance.now() - this.pointMs >= (this.o.resumePointMs ?? TRAINING_LIMITS.resumePointMs)) {
+      this.savePrivatePoint();
+    }
+  }
+
+  /** Checkpoints that are on disk but were not told of yet: also those of just before a crash. */
+  private async publishMissed(): Promise<void> {
+    const { folder, events } = this.o;
+    for (const step of folder.checkpoints()) {
+      // A checkpoint beyond the resume point is made again when the run comes there.
+      if (step > this.point.step || events.summary.checkpoints.has(step)) continue;
+      const published = await this.o.publish(folder.checkpointPath(step), folder.readCheckpoint(step));
+      if (published === null) continue;
+      events.append(
+        {
+          level: 'info',
+          type: 'checkpoint',
+          message: `Checkpoint created at step ${step} as ${published.adapter}`,
+          data: published as unknown as Record<string, unknown>,
+        },
+        true,
+      );
+    }
+    for (const step of folder.checkpoints().slice(0, -TRAINING_LIMITS.checkpointsKept)) folder.removeCheckpoint(step);
+  }
+
+  private async finish(): Promise<void> {
+    const { folder, events } = this.o;
+    const { stopping, step } = this.point;
+    const best = stopping.bestStep > 0 ? stopping.bestStep : step;
+    if (this.o.recipe.adapter.type === 'lora') {
+      const path = stopping.bestStep > 0 ? folder.bestPath(best) : folder.checkpointPath(step);
+      await this.o.publish(path, null);
+      if (stopping.bestStep > 0 && best !== step)
+        this.message('info', `The adapter is that of step ${best}, the best on the validation set.`);
+    }
+    events.sync();
+  }
+
+  private watch(
+    before: ResumePoint['stopping'],
+    loss: number,
+    metrics: CheckpointMetrics,
+    rule: NonNullable<Recipe['earlyStopping']>,
+  ): ResumePoint['stopping'] {
+    if (before.bestLoss === null || loss < before.bestLoss - rule.minDelta) {
+      return { bestLoss: loss, bestStep: metrics.step, bestMetrics: { ...metrics }, waited: 0, stopped: false };
+    }
+    const waited = before.waited + 1;
+    return { ...before, waited, stopped: waited >= rule.patience };
+  }
+
+  private validate(data: RunData, items: readonly PlanItem[]): Validation {
+    const { recipe, trainer, rowsMax } = this.o;
+    const total = { loss: 0, weight: 0, correct: 0, counted: 0 };
+    for (const batch of pack(items, rowsMax, recipe.packing)) {
+      this.check();
+      const rows = data.rows(batch);
+      if (recipe.method.type !== 'dpo') {
+        add(total, trainer.evaluate(rows, true));
+        continue;
+      }
+      const reference = this.referencesOf(data, batch);
+      const own = trainer.logProbabilities(rows, true);
+      for (let pair = 0; pair < batch.length; pair++) {
+        const gain = (i: number) => (own[i] as number) - (reference[i] as number);
+        const margin = recipe.method.beta * (gain(2 * pair) - gain(2 * pair + 1));
+        total.loss += Math.log1p(Math.exp(-Math.abs(margin))) + Math.max(0, -margin);
+        total.weight += 1;
+        total.correct += margin > 0 ? 1 : 0;
+        total.counted += 1;
+      }
+    }
+    return { loss: total.loss / total.weight, accuracy: total.correct / total.counted };
+  }
+
+  /** The same examples at every validation, so that their losses can be compared. */
+  private sampleOf(data: RunData): PlanItem[] {
+    const order = Int32Array.from(data.examples, (_, index) => index);
+    shuffle(order, mix(this.o.recipe.seed, -1));
+    return [...order.subarray(0, TRAINING_LIMITS.validationSample)].flatMap(
+      (index) => data.examples[index] as PlanItem[],
+    );
+  }
+
+  /** Each pair is computed by itself, once: what it is does not depend on what it was packed with, nor on a restart. */
+  private referencesOf(data: RunData, items: readonly PlanItem[]): Float64Array {
+    const known = this.references.get(data) ?? new Map<number, [number, number]>();
+    this.references.set(data, known);
+    const out = new Float64Array(items.length * 2);
+    for (const [i, item] of items.entries()) {
+      let pair = known.get(item.example);
+      if (pair === undefined) {
+        this.check();
+        const [chosen, rejected] = this.o.trainer.logProbabilities(data.rows([item]), false);
+        pair = [chosen as number, rejected as number];
+        known.set(item.example, pair);
+      }
+      out.set(pair, 2 * i);
+    }
+    return out;
+  }
+
+  private stepMetrics(step: Step, sums: StepSums, metrics: CheckpointMetrics): StepMetrics {
+    const { plan } = this.o;
+    const seconds = this.recent.reduce((sum, one) => sum + one.seconds, 0);
+    const tokens = this.recent.reduce((sum, one) => sum + one.tokens, 0);
+    const elapsed = this.elapsedSeconds();
+    // From all that was spent so far, validations and saves included; the first step is not like the others.
+    const perStep = step.step > 1 ? Math.max(seconds / Math.max(1, this.recent.length), elapsed / step.step) : elapsed;
+    return {
+      ...metrics,
+      steps: plan.steps,
+      epoch: this.epochOf(step.step),
+      learningRate: sums.learningRate,
+      gradientNorm: sums.gradientNorm,
+      tokens: sums.tokens,
+      tokensPerSecond: seconds > 0 ? tokens / seconds : 0,
+      elapsedSeconds: elapsed,
+      remainingSeconds: (plan.steps - step.step) * perStep,
+      memoryBytes: this.o.memoryBytes(),
+      ...(sums.pairs > 0
+        ? { rewardAccuracy: sums.preferred / sums.pairs, rewardMargin: sums.margin / sums.pairs }
+        : {}),
+    };
+  }
+
+  /** How many times the data was seen, with a fraction within an epoch. */
+  private epochOf(step: number): number {
+    return Math.round((step / this.o.plan.stepsPerEpoch) * 10_000) / 10_000;
+  }
+
+  private elapsedSeconds(): number {
+    return (performance.now() - this.startedMs) / 1000;
+  }
+
+  private savePoint(): void {
+    this.point = { ...this.point, elapsedSeconds: this.elapsedSeconds() };
+    this.o.folder.writeResumePoint(this.point, this.o.trainer.snapshot());
+    if (this.point.stopping.bestStep > 0) this.o.folder.keepBest(this.point.stopping.bestStep);
+    this.pointMs = performance.now();
+  }
+
+  /** One that nobody asked for: a full disk is said once, and the run goes on as long as it can. */
+  private savePrivatePoint(): void {
+    try {
+      this.o.events.sync();
+      this.savePoint();
+    } catch (error) {
+      if (!isDiskFull(error)) throw error;
+      this.pointMs = performance.now();
+      if (!this.warnedOfDisk)
+        this.message(
+          'warn',
+          'The disk is full: until there is room, a crash would take the run back to its last checkpoint.',
+        );
+      this.warnedOfDisk = true;
+    }
+  }
+
+  private check(): void {
+    const command = this.o.command();
+    if (command !== 'run') throw new Interrupted(command);
+  }
+
+  private message(level: 'info' | 'warn', message: string): void {
+    this.o.events.append({ level, type: 'message', message, data: null });
+  }
+}
+
+function add(sums: { loss: number; weight: number; correct: number; counted: number }, got: typeof sums): void {
+  sums.loss += got.loss;
+  sums.weight += got.weight;
+  sums.correct += got.correct;
+  sums.counted += got.counted;
+}
+
+function meanLoss(sums: StepSums): number {
+  return sums.loss / (sums.pairs > 0 ? sums.pairs : sums.weight);
+}
+
+function notFinite(step: number, items: readonly PlanItem[], what: 'loss' | 'gradient'): RunError {
+  const examples = [...new Set(items.map(({ example }) => example + 1))];
+  const shown = examples.slice(0, 16).join(', ') + (examples.length > 16 ? ', …' : '');
+  return new RunError(
+    'loss_not_finite',
+    `The ${what} of step ${step} is not a finite number (example ${shown} of the training file). ` +
+      'The last checkpoint was kept. Lower the learning rate, or look at these examples.',
+    'training_file',
+  );
+}
