@@ -1,6 +1,7 @@
 /** Rows of weights from one ggml type to another. The way to merged models and to 4-bit bases. */
-import { native } from './index.ts';
+
 import { call, check, checkInteger, checkNumber } from './checks.ts';
+import { native } from './index.ts';
 
 /** Types that rows can become, with ggml's numbers. IQ4_NL has sixteen unevenly spaced levels, ggml's nearest to QLoRA's NF4. */
 export const QUANTIZED_TYPES = {

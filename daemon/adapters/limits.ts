@@ -51,3 +51,15 @@ export const TIER_LIMITS = {
   /** Load times kept until somebody takes them. */
   samplesMax: 4_096,
 } as const;
+
+/** Adapters out. */
+export const EXPORT_LIMITS = {
+  /** Exports at the same time; each merge is a thread. */
+  concurrentMax: 4,
+  /** A reader who takes nothing for so long is cut off. */
+  idleMs: 120_000,
+  /** Bytes of a file read at a time. */
+  readBytes: 1024 * 1024,
+  /** Hashes of files that are remembered. */
+  hashesKept: 4_096,
+} as const;

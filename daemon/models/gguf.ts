@@ -37,6 +37,8 @@ export interface GgufHeader {
   version: number;
   alignment: number;
   metadata: ReadonlyMap<string, GgufValue>;
+  /** Where each entry lies in the file, from its key's length to its value's end, so that a copy keeps it to the byte. */
+  spans: ReadonlyMap<string, { offset: number; bytes: number }>;
   tensors: GgufTensor[];
   /** Where the tensor data begins. */
   dataOffset: number;
@@ -90,11 +92,14 @@ function parseHeader(file: FileWindow, fileBytes: number): GgufHeader {
   );
 
   const metadata = new Map<string, GgufValue>();
+  const spans = new Map<string, { offset: number; bytes: number }>();
   for (let i = 0; i < metadataCount; i++) {
+    const offset = file.position;
     const key = readName(file, GGUF_LIMITS.keyBytesMax, `metadata key ${i}`);
     if (metadata.has(key))
       throw new ModelFileError('corrupt', `metadata key ${key} occurs twice; convert the model anew`);
     metadata.set(key, readValue(file, key));
+    spans.set(key, { offset, bytes: file.position - offset });
   }
   const alignment = alignmentOf(metadata);
 
@@ -129,7 +134,7 @@ function parseHeader(file: FileWindow, fileBytes: number): GgufHeader {
       );
     }
   }
-  return { version, alignment, metadata, tensors, dataOffset, fileBytes };
+  return { version, alignment, metadata, spans, tensors, dataOffset, fileBytes };
 }
 
 function limited(count: number, most: number, what: string): number {
