@@ -27,8 +27,9 @@ TrainerMemory Trainer::memory(const Model & model, const std::string & path, con
     const std::size_t per_row = Activations::floats_per_row(model, parameters) * sizeof(float);
     const std::size_t input   = model.h().embedding * sizeof(float);
     const std::size_t blocks  = options.recompute ? per_row + input * model.h().layers : per_row * model.h().layers;
-    return { parameters.bytes(), blocks * options.rows_max + 2 * input * options.rows_max + BlockContext::bytes_for(model, options) +
-                                     Head::bytes_for(model),
+    return { parameters.bytes(),
+             blocks * options.rows_max + 2 * input * options.rows_max + BlockContext::bytes_for(model, options) +
+                 Head::bytes_for(model),
              TransposedModel::bytes_for(model, path) };
 }
 
@@ -47,9 +48,10 @@ RowsInfo Trainer::begin(const TrainingRows & rows, bool adapter, bool dropout) {
     info.examples = rows.examples;
     info.tokens   = rows.tokens;
     info.starts   = rows.starts;
-    info.call     = calls_;
-    info.adapter  = adapter;
-    info.dropout  = dropout && adapter && options_.dropout > 0;
+    // Dropout masks depend on the step and the call within it: a step that is begun again after a restart draws the same.
+    info.call    = (parameters_.steps() << 24U) + calls_;
+    info.adapter = adapter;
+    info.dropout = dropout && adapter && options_.dropout > 0;
     info.positions.resize(rows.rows);
     const int first = options_.prefix && adapter ? options_.prefix_tokens : 0;
     for (int e = 0; e < rows.examples; ++e) {
@@ -187,7 +189,7 @@ PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const d
     for (int pair = 0; pair < rows.examples / 2; ++pair) {
         const int    chosen   = 2 * pair;
         const int    rejected = chosen + 1;
-        const double z = beta * ((logs[chosen] - reference[chosen]) - (logs[rejected] - reference[rejected]));
+        const double z        = beta * ((logs[chosen] - reference[chosen]) - (logs[rejected] - reference[rejected]));
         sums.loss += z > 0 ? std::log1p(std::exp(-z)) : -z + std::log1p(std::exp(z));
         sums.preferred += z > 0 ? 1 : 0;
         sums.margin += z;
@@ -231,22 +233,22 @@ std::vector<double> Trainer::log_probabilities(const TrainingRows & rows, bool a
 
 Parameters::Update Trainer::update(const UpdateOptions & options) {
     Session session(team_, options_.share);
+    calls_ = 0;
     return parameters_.update(session, options);
 }
 
 std::vector<uint8_t> Trainer::snapshot() const {
     std::vector<uint8_t> bytes(MAGIC, MAGIC + sizeof MAGIC);
-    const auto *         calls = reinterpret_cast<const uint8_t *>(&calls_);
-    bytes.insert(bytes.end(), calls, calls + sizeof calls_);
     parameters_.write(bytes);
     return bytes;
 }
 
 void Trainer::restore(const uint8_t * bytes, std::size_t size) {
-    require(size >= 16 && std::memcmp(bytes, MAGIC, sizeof MAGIC) == 0, "argument_invalid", "this is not a trainer's snapshot");
-    const std::size_t read = parameters_.read(bytes + 16, size - 16);
-    require(read == size - 16, "argument_invalid", "the snapshot has more in it than a trainer of this shape");
-    std::memcpy(&calls_, bytes + 8, 8);
+    require(size >= sizeof MAGIC && std::memcmp(bytes, MAGIC, sizeof MAGIC) == 0, "argument_invalid",
+            "this is not a trainer's snapshot");
+    const std::size_t read = parameters_.read(bytes + sizeof MAGIC, size - sizeof MAGIC);
+    require(read == size - sizeof MAGIC, "argument_invalid", "the snapshot has more in it than a trainer of this shape");
+    calls_ = 0;
 }
 
 }  // namespace mf

@@ -44,8 +44,8 @@ class Trainer {
     const Model &          model() const { return *model_; }
     Parameters &           parameters() { return parameters_; }
     // Numbers that are trained, without the padding between arrays.
-    std::size_t            trained() const { return parameters_.trained(); }
-    std::size_t            bytes() const;
+    std::size_t trained() const { return parameters_.trained(); }
+    std::size_t bytes() const;
 
     LossSums            accumulate(const TrainingRows & rows, double divisor);
     PreferenceSums      accumulate_preference(const TrainingRows & rows, const double * reference, double beta, double divisor);
@@ -57,7 +57,7 @@ class Trainer {
     void                 restore(const uint8_t * bytes, std::size_t size);
 
   private:
-    RowsInfo             begin(const TrainingRows & rows, bool adapter, bool dropout);
+    RowsInfo begin(const TrainingRows & rows, bool adapter, bool dropout);
     // The last block's output. `keep`: activations stay for the way back.
     const float *        forward(Session & session, const TrainingRows & rows, const RowsInfo & info, bool keep);
     void                 backward(Session & session);
@@ -76,7 +76,7 @@ class Trainer {
     Floats                           top_;     // output of the last block
     Floats                           dx_;
     int                              dx_rows_ = 0;
-    uint64_t                         calls_ = 0;
+    uint64_t                         calls_   = 0;  // of accumulate since the last update
 };
 
 }  // namespace mf
