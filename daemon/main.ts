@@ -1,4 +1,5 @@
 /** Starts the daemon: configuration → base model → adapters → receipt log → engine → HTTP, and ends them in reverse. */
+import { stat } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createAdaptorServer } from '@hono/node-server';
@@ -6,6 +7,7 @@ import { Hono } from 'hono';
 import { pino } from 'pino';
 import { openVocabulary } from '../addon/index.ts';
 import { adapterRoutes } from './adapter-routes.ts';
+import { exportRoutes } from './adapters/export/routes.ts';
 import { AdapterRegistry } from './adapters/registry.ts';
 import { ConfigError, type DaemonConfig, readConfig } from './config.ts';
 import { EngineClient } from './engine/client.ts';
@@ -119,6 +121,7 @@ async function main(): Promise<void> {
   });
   const inspected = inspectModel(path);
   const digest = await modelDigest(path, join(config.dataDir, 'models', 'digests.json'));
+  const { size: modelBytes, mtimeMs: modelModifiedMs } = await stat(path);
   receipts = await ReceiptLogClient.open({ dataDir: config.dataDir });
   const registry = await AdapterRegistry.open({
     root: join(config.dataDir, 'adapters'),
@@ -198,7 +201,18 @@ async function main(): Promise<void> {
       const { status, detail } = book.health();
       return status === 'ok' ? null : detail;
     },
-    parts: [adapterRoutes(registry, running), receiptRoutes(() => book) as unknown as Hono<DaemonEnv>],
+    parts: [
+      adapterRoutes(registry, running),
+      exportRoutes(
+        {
+          registry,
+          model: { path, id, digest, bytes: modelBytes, modifiedMs: modelModifiedMs },
+          base: inspected.shape,
+        },
+        log,
+      ),
+      receiptRoutes(() => book) as unknown as Hono<DaemonEnv>,
+    ],
   });
   if (stopping !== null) return;
   state.status = 'ready';
