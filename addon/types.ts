@@ -236,6 +236,8 @@ export interface Model {
   readonly info: ModelInfo;
   /** Builds slot weights from the bytes of a safetensors or GGUF file, off the calling thread. */
   buildAdapter(file: Uint8Array, pairs: AdapterTensorPair[]): Promise<AdapterImage>;
+  /** The same from a file on disk, read a block at a time by the thread that builds. Rejects with ENOENT and the like, too. */
+  loadAdapter(path: string, pairs: AdapterTensorPair[]): Promise<AdapterImage>;
   createEngine(options: EngineOptions): Engine;
   /** CPU only. Throws AddonError `out_of_memory` before anything is allocated if `trainerMemory` says it will not fit. */
   createTrainer(options: TrainerOptions): Trainer;

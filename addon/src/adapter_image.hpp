@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "adapter_source.hpp"
+#include "image_memory.hpp"
 #include "model.hpp"
 
 namespace mf {
@@ -42,8 +44,7 @@ class AdapterImage {
     };
 
     // Throws adapter_invalid with a sentence where the pairs do not fit the model or the file.
-    static std::shared_ptr<const AdapterImage> build(const Model & model, const uint8_t * file, std::size_t file_bytes,
-                                                     std::vector<AdapterPair> pairs);
+    static std::shared_ptr<const AdapterImage> build(const Model & model, AdapterSource & source, std::vector<AdapterPair> pairs);
 
     const SiteWeights & site(int layer, SiteId id) const { return sites_[static_cast<std::size_t>(layer) * SITE_COUNT + id]; }
     const uint16_t *    weights() const { return weights_.data(); }
@@ -55,10 +56,11 @@ class AdapterImage {
 
   private:
     static std::vector<int> shape_of(const Model & model);
+    std::size_t             lay_out(const Model & model, std::size_t file_bytes, std::vector<AdapterPair> & pairs);
 
     std::vector<int>         shape_;
     std::vector<SiteWeights> sites_;
-    std::vector<uint16_t>    weights_;
+    ImageMemory              weights_;
     int                      rank_max_ = 0;
 };
 

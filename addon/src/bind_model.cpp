@@ -21,11 +21,12 @@ Napi::Function ImageObject::define(Napi::Env env) {
 ImageObject::ImageObject(const Napi::CallbackInfo & info) : Napi::ObjectWrap<ImageObject>(info) {
     guarded(info.Env(), [&]() -> Napi::Value {
         require(info.Length() == 1 && info[0].IsExternal(), "argument_invalid", "adapter images are made by Model.buildAdapter");
+        // V8 is not told of these bytes. Whoever keeps images counts and releases them; V8 would collect garbage in this
+        // thread, the engine's, for every few that come, and free none.
         image_    = *info[0].As<Napi::External<std::shared_ptr<const AdapterImage>>>().Data();
         bytes_    = image_->bytes();
         rank_max_ = image_->rank_max();
         info.This().As<Napi::Object>().TypeTag(&IMAGE_TAG);
-        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes_));
         return info.Env().Undefined();
     });
 }
@@ -48,15 +49,8 @@ Napi::Value ImageObject::bytes(const Napi::CallbackInfo & info) {
 Napi::Value ImageObject::rank_max(const Napi::CallbackInfo & info) { return Napi::Number::New(info.Env(), rank_max_); }
 
 Napi::Value ImageObject::release(const Napi::CallbackInfo & info) {
-    Finalize(info.Env());
+    image_ = nullptr;
     return info.Env().Undefined();
-}
-
-void ImageObject::Finalize(Napi::Env env) {
-    if (image_ != nullptr) {
-        image_ = nullptr;
-        Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(bytes_));
-    }
 }
 
 Napi::Function ModelObject::define(Napi::Env env) {
@@ -126,26 +120,50 @@ Napi::Value ModelObject::facts(const Napi::CallbackInfo & info) {
 
 namespace {
 
-// Builds an image on libuv's pool; the file's bytes are kept alive by a reference meanwhile.
+// Makes the memory for images to come ready while nobody waits for one.
+class SpareWorker : public Napi::AsyncWorker {
+  public:
+    SpareWorker(Napi::Env env, std::size_t count) : Napi::AsyncWorker(env), count_(count) {}
+
+  protected:
+    void Execute() override { ImageMemory::prepare(count_); }
+
+  private:
+    std::size_t count_;
+};
+
+// Builds an image on libuv's pool, from bytes (kept alive by a reference meanwhile) or from a file.
 class BuildWorker : public Napi::AsyncWorker {
   public:
-    BuildWorker(Napi::Env env, Napi::Function constructor, std::shared_ptr<Model> model, const Napi::Uint8Array & file,
+    BuildWorker(Napi::Env env, Napi::Function constructor, std::shared_ptr<Model> model, const Napi::Value & file,
                 std::vector<AdapterPair> pairs)
         : Napi::AsyncWorker(env),
           deferred_(Napi::Promise::Deferred::New(env)),
           constructor_(Napi::Persistent(constructor)),
           model_(std::move(model)),
-          file_(Napi::Persistent(file.As<Napi::Object>())),
-          data_(file.Data()),
-          bytes_(file.ByteLength()),
-          pairs_(std::move(pairs)) {}
+          pairs_(std::move(pairs)) {
+        if (file.IsString()) {
+            path_ = file.As<Napi::String>().Utf8Value();
+            return;
+        }
+        const auto bytes = file.As<Napi::Uint8Array>();
+        file_            = Napi::Persistent(bytes.As<Napi::Object>());
+        data_            = bytes.Data();
+        bytes_           = bytes.ByteLength();
+    }
 
     Napi::Promise promise() const { return deferred_.Promise(); }
 
   protected:
     void Execute() override {
         try {
-            image_ = AdapterImage::build(*model_, data_, bytes_, std::move(pairs_));
+            if (path_.empty()) {
+                AdapterBytes bytes(data_, bytes_);
+                image_ = AdapterImage::build(*model_, bytes, std::move(pairs_));
+            } else {
+                AdapterFile file(path_);
+                image_ = AdapterImage::build(*model_, file, std::move(pairs_));
+            }
         } catch (const Error & e) {
             code_ = e.code();
             SetError(e.what());
@@ -156,6 +174,10 @@ class BuildWorker : public Napi::AsyncWorker {
     }
     void OnOK() override {
         deferred_.Resolve(constructor_.New({ Napi::External<std::shared_ptr<const AdapterImage>>::New(Env(), &image_) }));
+        const std::size_t count = image_->bytes() / sizeof(uint16_t);
+        if (!path_.empty() && !ImageMemory::is_prepared(count)) {
+            (new SpareWorker(Env(), count))->Queue();
+        }
     }
     void OnError(const Napi::Error & e) override {
         e.Value().Set("code", Napi::String::New(Env(), code_));
@@ -166,44 +188,36 @@ class BuildWorker : public Napi::AsyncWorker {
     Napi::Promise::Deferred             deferred_;
     Napi::FunctionReference             constructor_;
     std::shared_ptr<Model>              model_;
+    std::string                         path_;  // empty: bytes
     Napi::ObjectReference               file_;
-    const uint8_t *                     data_;
-    std::size_t                         bytes_;
+    const uint8_t *                     data_  = nullptr;
+    std::size_t                         bytes_ = 0;
     std::vector<AdapterPair>            pairs_;
     std::shared_ptr<const AdapterImage> image_;
     std::string                         code_;
 };
 
-HalfOrFloat float_type(const std::string & name) {
-    require(name == "f32" || name == "f16" || name == "bf16", "adapter_invalid", "adapter tensors must be f32, f16 or bf16");
-    return name == "f32" ? HalfOrFloat::f32 : name == "f16" ? HalfOrFloat::f16 : HalfOrFloat::bf16;
-}
-
 }  // namespace
 
-// buildAdapter(ImageClass, file, pairs[]): targets as indices of TARGETS
+// buildAdapter(ImageClass, file or path, pairs): nine numbers a pair; see packPairs in index.ts
 Napi::Value ModelObject::build_adapter(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
-        const auto               list = info[2].As<Napi::Array>();
-        std::vector<AdapterPair> pairs;
-        for (uint32_t i = 0; i < list.Length(); ++i) {
-            const auto  in = list.Get(i).As<Napi::Object>();
-            const auto  a  = in.Get("a").As<Napi::Object>();
-            const auto  b  = in.Get("b").As<Napi::Object>();
-            AdapterPair pair;
-            pair.target        = static_cast<Target>(integer(in, "target"));
-            pair.layer         = integer(in, "layer");
-            pair.rank          = integer(in, "rank");
-            pair.scale         = static_cast<float>(number(in, "scale"));
-            pair.a_offset      = static_cast<std::size_t>(number(a, "offset"));
-            pair.a_type        = float_type(text(a, "dtype"));
-            pair.b_offset      = static_cast<std::size_t>(number(b, "offset"));
-            pair.b_type        = float_type(text(b, "dtype"));
-            pair.permute_heads = integer(in, "permuteHeads");
-            pairs.push_back(pair);
+        constexpr std::size_t    NUMBERS = 9;
+        const auto               packed  = info[2].As<Napi::Float64Array>();
+        std::vector<AdapterPair> pairs(packed.ElementLength() / NUMBERS);
+        for (std::size_t i = 0; i < pairs.size(); ++i) {
+            const double * n       = packed.Data() + i * NUMBERS;
+            pairs[i].target        = static_cast<Target>(n[0]);
+            pairs[i].layer         = static_cast<int>(n[1]);
+            pairs[i].rank          = static_cast<int>(n[2]);
+            pairs[i].scale         = static_cast<float>(n[3]);
+            pairs[i].a_offset      = static_cast<std::size_t>(n[4]);
+            pairs[i].a_type        = static_cast<HalfOrFloat>(n[5]);
+            pairs[i].b_offset      = static_cast<std::size_t>(n[6]);
+            pairs[i].b_type        = static_cast<HalfOrFloat>(n[7]);
+            pairs[i].permute_heads = static_cast<int>(n[8]);
         }
-        auto * worker =
-            new BuildWorker(info.Env(), info[0].As<Napi::Function>(), get(), info[1].As<Napi::Uint8Array>(), std::move(pairs));
+        auto *     worker  = new BuildWorker(info.Env(), info[0].As<Napi::Function>(), get(), info[1], std::move(pairs));
         const auto promise = worker->promise();
         worker->Queue();
         return promise;

@@ -12,7 +12,6 @@ class ImageObject : public Napi::ObjectWrap<ImageObject> {
     static Napi::Function define(Napi::Env env);
     explicit ImageObject(const Napi::CallbackInfo & info);
     std::shared_ptr<const AdapterImage> get() const;
-    void                                Finalize(Napi::Env env) override;
 
     static ImageObject * unwrap(const Napi::Value & value);
 

@@ -40,6 +40,16 @@ test('two dozen loads and unloads of a model with engine and adapter leave no me
   expect((external.at(-1) as number) - (external[9] as number)).toBeLessThan(4 * imageBytes);
 });
 
+test('adapters that come and go use the same memory again; of many that went, a bounded part is kept', () => {
+  const { sizes, full, empty, imageBytes } = run('loads', heavy) as Record<'full' | 'empty' | 'imageBytes', number> & {
+    sizes: number[];
+  };
+  expect((sizes.at(-1) as number) - (sizes[9] as number)).toBeLessThan(2 * imageBytes);
+  // Thirty images are 220 MiB, of which 64 MiB may stay.
+  expect(full - (sizes.at(-1) as number)).toBeGreaterThan(20 * imageBytes);
+  expect(empty - (sizes.at(-1) as number)).toBeLessThan(80 * MIB);
+});
+
 test('threads share the weights and compute the same', () => {
   const { answers } = run('workers', heavy) as { answers: { digest: string; rssBefore: number; rssAfter: number }[] };
   expect(new Set(answers.map((a) => a.digest)).size).toBe(1);

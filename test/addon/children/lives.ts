@@ -1,7 +1,8 @@
 /**
- * `lives.ts unload|workers|terminate|exit MODEL`: what becomes of memory and threads. Prints one JSON line; `exit` ends the
+ * `lives.ts unload|loads|workers|terminate|exit MODEL`: what becomes of memory and threads. Prints one JSON line; `exit` ends the
  * process with everything still open and a worker in the middle of a step.
  */
+import { writeFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { type Engine, loadModel } from '../../../addon/index.ts';
 import type { TinyModel } from '../../support/tiny-models.ts';
@@ -39,6 +40,30 @@ async function unload(): Promise<object> {
   return { sizes, external, imageBytes: file.length / 2 };
 }
 
+/** Adapters that come and go, as when the host cache is full; then many at once, as when it fills up and empties. */
+async function loads(): Promise<object> {
+  const model = loadModel({ path: tiny.path, device: 'cpu' });
+  const { file, pairs } = loraFor(tiny, { rank: 64, seed: 1 });
+  const path = `${tiny.path}.adapter`;
+  writeFileSync(path, file);
+  const load = () => model.loadAdapter(path, pairs);
+  const { bytes: imageBytes } = await load().then((image) => {
+    image.release();
+    return image;
+  });
+  const sizes: number[] = [];
+  for (let i = 0; i < 60; i++) {
+    (await load()).release();
+    sizes.push(rss());
+  }
+  const many = await Promise.all(Array.from({ length: 30 }, load));
+  const full = rss();
+  for (const image of many) image.release();
+  const empty = rss();
+  model.close();
+  return { sizes, full, empty, imageBytes };
+}
+
 const WORKER = new URL('./stepping-worker-boot.mjs', import.meta.url);
 const start = (rounds: number): Worker => new Worker(WORKER, { workerData: { tiny, rounds } });
 const answer = (worker: Worker): Promise<{ digest: string; rssBefore: number; rssAfter: number }> =>
@@ -50,6 +75,8 @@ const answer = (worker: Worker): Promise<{ digest: string; rssBefore: number; rs
 async function main(): Promise<void> {
   if (what === 'unload') {
     console.log(JSON.stringify(await unload()));
+  } else if (what === 'loads') {
+    console.log(JSON.stringify(await loads()));
   } else if (what === 'workers') {
     const [first, second] = [start(3), start(3)];
     const answers = await Promise.all([answer(first), answer(second)]);

@@ -1,5 +1,5 @@
 /** A compact run through everything the addon does, for the sanitizers: models, mixed batches, adapters, samplers, errors. */
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { loadModel, openVocabulary } from '../../../addon/index.ts';
 import { TINY_ARCHITECTURES, writeTinyModel } from '../../support/tiny-models.ts';
 import { batchOf, ENGINE, errorCode, GREEDY, loraFor, putAdapter, randomTokens, temporaryFolder } from '../rig.ts';
@@ -43,6 +43,21 @@ for (const [i, architecture] of TINY_ARCHITECTURES.entries()) {
       await model.buildAdapter(file.subarray(0, file.length - 9), pairs).then(
         () => {
           throw new Error('a short file was taken');
+        },
+        () => undefined,
+      );
+      const path = `${folder.path}/adapter.gguf`;
+      writeFileSync(path, file);
+      const image = await model.loadAdapter(path, pairs);
+      engine.setSlot(2, image);
+      image.release();
+      step([{ sequence: 5, slot: 2, tokens: t(7), position: 0, outputs: 'last' }]);
+      engine.clearSlot(2);
+      file.writeFloatLE(Number.NaN, file.length - 4);
+      writeFileSync(path, file);
+      await model.loadAdapter(path, pairs).then(
+        () => {
+          throw new Error('a weight that is not a number was taken');
         },
         () => undefined,
       );
