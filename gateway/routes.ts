@@ -1,6 +1,7 @@
 /** The table of routes: what each is called, who may call it, what it takes and gives. app.ts mounts it; /openapi.json is made of it. */
 import { type OpenAPIHono, type RouteConfig, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import { adapterCard, exportAdapter, getAdapterCard } from './api/adapter-export.ts';
 import {
   actOnAdapter,
   adapterAdd,
@@ -290,6 +291,24 @@ export function routesOf(
       tag: manage,
       summary: 'Remove an adapter',
       handler: (c) => removeAdapter(s, c),
+    },
+    {
+      method: 'get',
+      path: '/api/adapters/{name}/export',
+      access: 'adapters',
+      tag: manage,
+      summary: 'Take an adapter out: ?format=peft (.tar), gguf (LoRA) or merged (a model), &type=f16, q8_0, …',
+      media: 'application/octet-stream',
+      handler: (c) => exportAdapter(s, c),
+    },
+    {
+      method: 'get',
+      path: '/api/adapters/{name}/card',
+      access: 'adapters',
+      tag: manage,
+      summary: 'Model card: base, recipe, data, metrics, evaluations, hashes',
+      answer: adapterCard,
+      handler: (c) => getAdapterCard(s, c),
     },
     {
       method: 'post',

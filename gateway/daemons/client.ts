@@ -16,6 +16,7 @@ import type {
   ReceiptSettlement,
   TokenizeResponse,
 } from '../../daemon/protocol.ts';
+import type { AdapterCard } from '../../daemon/training/protocol.ts';
 import { ApiError, clientGone, engineFailed, engineUnavailable, fromDaemon } from '../errors.ts';
 import { limits } from '../limits.ts';
 import { NdjsonParser } from './ndjson.ts';
@@ -104,6 +105,13 @@ export class DaemonClient {
   }
   adapterAction(name: string, action: 'load' | 'unload' | 'pin' | 'unpin'): Promise<Adapter> {
     return this.#json('POST', `/adapters/${encodeURIComponent(name)}/${action}`);
+  }
+  /** The file as it is made; aborting the signal ends the making. Errors come before its first byte. */
+  exportAdapter(name: string, query: Record<string, string>, signal: AbortSignal): Promise<Response> {
+    return this.send('GET', `/adapters/${encodeURIComponent(name)}/export?${new URLSearchParams(query)}`, { signal });
+  }
+  adapterCard(name: string): Promise<AdapterCard> {
+    return this.#json('GET', `/adapters/${encodeURIComponent(name)}/card`);
   }
   deleteAdapter(name: string): Promise<{ name: string; deleted: true }> {
     return this.#json('DELETE', `/adapters/${encodeURIComponent(name)}`);

@@ -1,0 +1,57 @@
+/** /api/adapters/{name}/export and …/card: what was trained here can be taken elsewhere. */
+import { z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { adapterName } from '../../daemon/protocol.ts';
+import { canUseModel } from '../auth/scopes.ts';
+import { badRequest, modelNotFound } from '../errors.ts';
+import { parseWith } from '../http/validate.ts';
+import type { AppEnv, Services } from '../services.ts';
+
+export const exportQuery = z
+  .strictObject({
+    format: z.enum(['peft', 'gguf', 'merged']),
+    /** Of the weights: for merged f16, q8_0, q4_0, …; for gguf f32, f16 or bf16. */
+    type: z
+      .string()
+      .regex(/^[a-z0-9_]{1,16}$/)
+      .optional(),
+  })
+  .openapi('AdapterExportQuery');
+
+export const adapterCard = z
+  .looseObject({ name: z.string(), digest: z.string(), text: z.string(), files: z.record(z.string(), z.string()) })
+  .openapi('AdapterCard');
+
+/** Headers of the daemon's answer that are the client's too. */
+const PASSED = ['content-type', 'content-length', 'content-disposition', 'cache-control'];
+
+/** A name of the key's own list. @throws ApiError */
+function allowedName(c: Context<AppEnv>): string {
+  const name = c.req.param('name') ?? '';
+  if (!adapterName.safeParse(name).success)
+    throw badRequest('name', 'invalid_value', "Invalid 'name': use letters, digits, . _ : @ -; at most 128.");
+  if (!canUseModel(c.get('principal'), name)) throw modelNotFound(name);
+  return name;
+}
+
+/** The daemon's stream, piped through: nothing is kept here, and a client who leaves ends it there. */
+export async function exportAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const name = allowedName(c);
+  const { format, type } = parseWith(exportQuery, c.req.query());
+  const [holder] = await services.pool.holders(name);
+  if (holder === undefined) throw modelNotFound(name);
+  const answer = await holder.exportAdapter(name, { format, ...(type && { type }) }, c.req.raw.signal);
+  const headers = new Headers();
+  for (const header of PASSED) {
+    const value = answer.headers.get(header);
+    if (value !== null) headers.set(header, value);
+  }
+  return new Response(answer.body, { headers });
+}
+
+export async function getAdapterCard(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const name = allowedName(c);
+  const [holder] = await services.pool.holders(name);
+  if (holder === undefined) throw modelNotFound(name);
+  return c.json(await holder.adapterCard(name));
+}
