@@ -14,6 +14,7 @@ import { DaemonPool } from './daemons/pool.ts';
 import type { Post } from './daemons/post.ts';
 import type { Database } from './db/open.ts';
 import { ApiError, errorResponse, toApiError } from './errors.ts';
+import { Factory, type FactoryDeps } from './factory/factory.ts';
 import { isClientRequestId, randomId, type Sha256Hex, webSha256Hex } from './http/ids.ts';
 import { limits } from './limits.ts';
 import { writeRecord } from './openai/run.ts';
@@ -32,6 +33,8 @@ export interface AppDeps {
   /** A shorter way for streams than a Response, where the runtime has one; `env` is what it hands to `fetch`. */
   direct?: Services['direct'];
   price: Price;
+  /** Where uploaded files are kept, and what training costs. */
+  factory: Pick<FactoryDeps, 'storage' | 'trainingMicrosPerMillion' | 'organization'>;
   log: Log;
   /** /metrics without a key, for callers that did not come through a proxy. */
   openMetrics: boolean;
@@ -63,12 +66,24 @@ export function createApp(deps: AppDeps): App {
     now,
   );
   const ledger = new BudgetLedger(deps.db.$client, now);
+  const keys = new KeyStore(deps.db, {
+    now,
+    cacheMs: deps.exclusiveDatabase ? 60_000 : 5_000,
+    sha256Hex: deps.sha256Hex ?? webSha256Hex,
+  });
+  const factory = new Factory({
+    ...deps.factory,
+    db: deps.db,
+    pool,
+    keys,
+    ledger,
+    log: deps.log,
+    now,
+    currency: deps.price.currency,
+  });
   const services: Services = {
-    keys: new KeyStore(deps.db, {
-      now,
-      cacheMs: deps.exclusiveDatabase ? 60_000 : 5_000,
-      sha256Hex: deps.sha256Hex ?? webSha256Hex,
-    }),
+    keys,
+    factory,
     limiter: new RateLimiter(now),
     ledger,
     pool,

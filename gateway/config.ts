@@ -14,6 +14,10 @@ export interface Config {
   daemonUrls: string[];
   daemonToken: string;
   price: Price;
+  /** Micro-units for a million trained tokens (all tokens × epochs). */
+  trainingMicrosPerMillion: number;
+  /** Stands in the names of fine-tuned models: ft:BASE:ORGANIZATION:SUFFIX:ID. */
+  organization: string;
   /** Without a key, to callers that did not come through a proxy. */
   openMetrics: boolean;
   supervisorStatePath: string | undefined;
@@ -57,6 +61,9 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   };
   const checked = price.safeParse(prices);
   if (!checked.success) throw new ConfigError('MODELFACTORY_CURRENCY must be a three-letter code.');
+  const organization = env.MODELFACTORY_ORGANIZATION || 'local';
+  if (!/^[A-Za-z0-9_-]{1,24}$/.test(organization))
+    throw new ConfigError('MODELFACTORY_ORGANIZATION must be 1 to 24 letters, digits, _ or -.');
   return {
     host,
     port: integer('PORT', env.PORT, 8787, 65_535),
@@ -66,6 +73,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     daemonUrls,
     daemonToken,
     price: checked.data,
+    trainingMicrosPerMillion: integer('MODELFACTORY_PRICE_TRAINING', env.MODELFACTORY_PRICE_TRAINING, 1_000_000, 1e12),
+    organization,
     openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
     supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
     logLevel: env.MODELFACTORY_LOG_LEVEL || 'info',

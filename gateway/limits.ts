@@ -119,6 +119,8 @@ export const limits = {
   jobActionMs: 5_000,
   jobRetryMs: 500,
   jobRetryMsMax: 15_000,
+  /** Failures of our own in a row after which a job is given up. */
+  jobDefectsMax: 5,
   permissionsMax: 50,
 
   /** Distinct model names in metric labels; the rest are counted as `other`. */

@@ -14,6 +14,7 @@ import type { Fetch } from './daemons/client.ts';
 import type { Post } from './daemons/post.ts';
 import { undiciPost } from './daemons/undici-post.ts';
 import { openDatabase } from './db/open.ts';
+import { diskStorage } from './factory/files/storage.ts';
 import { limits } from './limits.ts';
 import { createLog } from './log.ts';
 import { nodeStream } from './node-stream.ts';
@@ -85,6 +86,11 @@ async function main(config: Config): Promise<void> {
     daemons: { urls: config.daemonUrls, token: config.daemonToken, fetch: daemons.fetch, post: daemons.post },
     direct: nodeStream,
     price: config.price,
+    factory: {
+      storage: diskStorage(join(config.dataDir, 'files')),
+      trainingMicrosPerMillion: config.trainingMicrosPerMillion,
+      organization: config.organization,
+    },
     log,
     openMetrics: config.openMetrics,
     sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),
@@ -92,6 +98,7 @@ async function main(config: Config): Promise<void> {
     supervisor: async () => (statePath === undefined ? null : JSON.parse(await readFile(statePath, 'utf8'))),
   });
   const adminKeyPath = await ensureAdminKey(app, config.dataDir);
+  await app.services.factory.start({ exclusive: opened.exclusive });
   const stopSweeping = startSweeping(app, opened.exclusive ? startedAt : 0, log);
 
   const server = serve({
@@ -126,6 +133,7 @@ async function main(config: Config): Promise<void> {
     stopping = true;
     log.info({ signal }, 'stopping: no new requests, those in flight are finished');
     stopSweeping();
+    const factoryStopped = app.services.factory.stop();
     const force = setTimeout(() => server.closeAllConnections(), limits.shutdownMs);
     // Kept-alive connections become idle one by one as their last answers end.
     const idle = setInterval(() => server.closeIdleConnections(), 50);
@@ -133,6 +141,7 @@ async function main(config: Config): Promise<void> {
       clearInterval(idle);
       clearTimeout(force);
       await Promise.race([app.services.settler.idle(), new Promise((resolve) => setTimeout(resolve, 2_000))]);
+      await factoryStopped;
       await daemons.close();
       opened.close();
       log.flush();

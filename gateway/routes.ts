@@ -13,6 +13,7 @@ import {
 } from './api/adapters.ts';
 import { createKey, keyCreateRequest, keyPatchRequest, keyView, listKeys, patchKey, revokeKey } from './api/keys.ts';
 import type { Access } from './auth/scopes.ts';
+import { factoryRoutes } from './factory/routes.ts';
 import { createChatCompletion } from './openai/chat.ts';
 import { chatRequest } from './openai/chat-request.ts';
 import { completionRequest } from './openai/completion-request.ts';
@@ -34,7 +35,10 @@ export interface Route {
   access: Access;
   tag: string;
   summary: string;
+  query?: z.ZodObject;
   body?: z.ZodType;
+  /** Media type of the body, if not JSON. */
+  bodyMedia?: string;
   answer?: z.ZodType;
   /** Media type of the answer, if not JSON. */
   media?: string;
@@ -158,11 +162,12 @@ export function routesOf(
     {
       method: 'delete',
       path: '/v1/models/{model}',
-      access: 'adapters',
+      access: 'any',
       tag: openai,
-      summary: 'Delete an adapter',
+      summary: 'Delete a fine-tuned model of this key (scope `fine_tuning`), or any adapter (scope `adapters`)',
       handler: (c) => deleteModel(s, c),
     },
+    ...factoryRoutes(s),
     {
       method: 'get',
       path: '/v1/receipts/{id}',
@@ -396,7 +401,8 @@ export function describe(app: OpenAPIHono<AppEnv>, routes: Route[]): void {
           : { params: z.object(Object.fromEntries(names.map((name) => [name, z.string()]))) }),
         ...(route.body === undefined
           ? {}
-          : { body: { required: true, content: { 'application/json': { schema: route.body } } } }),
+          : { body: { required: true, content: { [route.bodyMedia ?? 'application/json']: { schema: route.body } } } }),
+        ...(route.query === undefined ? {} : { query: route.query }),
       },
       responses: { [route.status ?? 200]: { description: 'Good', content }, default: failure },
     } as RouteConfig);

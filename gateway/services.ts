@@ -6,6 +6,7 @@ import type { RateLimiter } from './auth/rate-limit.ts';
 import type { Principal } from './auth/scopes.ts';
 import type { Price } from './config.ts';
 import type { DaemonPool } from './daemons/pool.ts';
+import type { Factory } from './factory/factory.ts';
 import type { Settler } from './openai/settler.ts';
 import type { DirectStream } from './openai/sse.ts';
 import type { Metrics } from './ops/metrics.ts';
@@ -21,6 +22,8 @@ export interface Services {
   limiter: RateLimiter;
   ledger: BudgetLedger;
   pool: DaemonPool;
+  /** Files and fine-tuning jobs. */
+  factory: Factory;
   settler: Settler;
   metrics: Metrics;
   log: Log;

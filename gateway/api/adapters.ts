@@ -3,7 +3,6 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type Adapter, adapterName } from '../../daemon/protocol.ts';
-import { canUseModel } from '../auth/scopes.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
 import { readJsonObject, tooLarge } from '../http/body.ts';
 import { parseWith } from '../http/validate.ts';
@@ -37,24 +36,22 @@ function view(c: Context<AppEnv>, adapter: Adapter): Adapter {
   return operator || HUB.test(adapter.source) ? adapter : { ...adapter, source: 'local' };
 }
 
-function checkName(c: Context<AppEnv>, name: string): string {
+async function checkName(services: Services, c: Context<AppEnv>, name: string): Promise<string> {
   const parsed = adapterName.safeParse(name);
   if (!parsed.success)
     throw badRequest('name', 'invalid_value', "Invalid 'name': use letters, digits, . _ : @ -; at most 128.");
-  if (!canUseModel(c.get('principal'), name)) throw modelNotFound(name);
+  if (!(await services.factory.owners.canUse(c.get('principal'), name))) throw modelNotFound(name);
   return name;
 }
 
 export async function listAdapters(services: Services, c: Context<AppEnv>): Promise<Response> {
   const adapters = await services.pool.adapters();
-  return c.json({
-    object: 'list',
-    data: adapters.filter(({ name }) => canUseModel(c.get('principal'), name)).map((adapter) => view(c, adapter)),
-  });
+  const usable = await services.factory.owners.usable(c.get('principal'), adapters, ({ name }) => name);
+  return c.json({ object: 'list', data: usable.map((adapter) => view(c, adapter)) });
 }
 
 export async function getAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const name = checkName(c, c.req.param('name') ?? '');
+  const name = await checkName(services, c, c.req.param('name') ?? '');
   const adapter = (await services.pool.adapters()).find((one) => one.name === name);
   if (adapter === undefined) throw modelNotFound(name);
   return c.json(view(c, adapter));
@@ -70,7 +67,7 @@ export async function addAdapter(services: Services, c: Context<AppEnv>): Promis
 
 async function addFromSource(services: Services, c: Context<AppEnv>): Promise<Adapter> {
   const body = parseWith(adapterAdd, await readJsonObject(c.req.raw));
-  checkName(c, body.name);
+  await checkName(services, c, body.name);
   // A path names files of the server: reading them is for its operator.
   if (!HUB.test(body.source) && !c.get('principal').scopes.has('admin')) {
     throw new ApiError(
@@ -106,7 +103,7 @@ async function upload(services: Services, c: Context<AppEnv>, contentType: strin
       "Missing required parameter: 'name' (as ?name= in the address of an upload).",
     );
   }
-  const name = given === undefined ? '' : checkName(c, given);
+  const name = given === undefined ? '' : await checkName(services, c, given);
   const { body } = c.req.raw;
   if (body === null) throw badRequest('files', 'missing_required_parameter', "Missing required parameter: 'files'.");
   const reader = body.getReader();
@@ -160,7 +157,7 @@ async function refuseBaseName(services: Services, name: string): Promise<void> {
 }
 
 export async function removeAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const name = checkName(c, c.req.param('name') ?? '');
+  const name = await checkName(services, c, c.req.param('name') ?? '');
   await deleteAdapter(services, name);
   return c.json({ name, deleted: true });
 }
@@ -168,7 +165,7 @@ export async function removeAdapter(services: Services, c: Context<AppEnv>): Pro
 const ACTIONS = ['load', 'unload', 'pin', 'unpin'] as const;
 
 export async function actOnAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const name = checkName(c, c.req.param('name') ?? '');
+  const name = await checkName(services, c, c.req.param('name') ?? '');
   const action = ACTIONS.find((one) => one === c.req.param('action'));
   if (action === undefined)
     throw new ApiError(

@@ -50,6 +50,17 @@ export class BudgetLedger {
     });
   }
 
+  /** Spends without having reserved, for what was computed already. Repeating it changes nothing. */
+  async charge(requestId: string, keyId: string, cost: Cost): Promise<void> {
+    const now = this.#now();
+    await this.#client.execute({
+      sql: `INSERT INTO reservations (request_id, key_id, amount_micros, state, created_at, deadline_at) VALUES (?1, ?2, ?3, 'open', ?4, ?5)
+            ON CONFLICT (request_id) DO NOTHING`,
+      args: [requestId, keyId, cost.costMicros, now, now + limits.reservationDeadlineMs],
+    });
+    await this.post(requestId, cost);
+  }
+
   /** Gives the reservation back: nothing was computed. */
   async void(requestId: string): Promise<void> {
     await this.#close(requestId, 'void');

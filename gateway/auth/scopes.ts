@@ -1,5 +1,5 @@
 /** What a key may do. `admin` may do everything. */
-export const SCOPES = ['inference', 'adapters', 'keys', 'metrics', 'admin'] as const;
+export const SCOPES = ['inference', 'adapters', 'fine_tuning', 'keys', 'metrics', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];
 
 /** What a route asks for: nothing at all, any valid key, or a key with that scope. */

@@ -1,8 +1,8 @@
 /** /v1/models and /api/models: the base and every adapter, as far as the key may use them. */
 import type { Context } from 'hono';
-import { canUseModel } from '../auth/scopes.ts';
+import { canAccess } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
-import { badRequest, modelNotFound } from '../errors.ts';
+import { ApiError, badRequest, modelNotFound } from '../errors.ts';
 import type { AppEnv, Services } from '../services.ts';
 import { resolveFor } from './run.ts';
 
@@ -12,11 +12,13 @@ function shape(model: ResolvedModel) {
 
 export async function listModels(services: Services, c: Context<AppEnv>): Promise<Response> {
   const models = await services.pool.models();
-  return c.json({ object: 'list', data: models.filter(({ id }) => canUseModel(c.get('principal'), id)).map(shape) });
+  const usable = await services.factory.owners.usable(c.get('principal'), models, ({ id }) => id);
+  return c.json({ object: 'list', data: usable.map(shape) });
 }
 
 export async function listModelDetails(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const models = (await services.pool.details()).filter(({ id }) => canUseModel(c.get('principal'), id));
+  const all = await services.pool.details();
+  const models = await services.factory.owners.usable(c.get('principal'), all, ({ id }) => id);
   return c.json({ object: 'list', data: models.map((model) => ({ object: 'model', ...model })) });
 }
 
@@ -26,7 +28,13 @@ export async function getModel(services: Services, c: Context<AppEnv>): Promise<
 
 export async function deleteModel(services: Services, c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('model') ?? '';
-  const model = await resolveFor(services, c.get('principal'), id);
+  const principal = c.get('principal');
+  const model = await resolveFor(services, principal, id);
+  const own = canAccess(principal, 'fine_tuning') && (await services.factory.owners.ownerOf(id)) === principal.keyId;
+  if (!own && !canAccess(principal, 'adapters')) {
+    const message = 'This key lacks the scope `adapters`, so it can delete only the models it has fine-tuned itself.';
+    throw new ApiError(403, 'permission_error', 'insufficient_scope', message);
+  }
   if (model.adapter === null)
     throw badRequest('model', 'model_not_deletable', `\`${id}\` is the base model; only adapters can be deleted.`);
   await deleteAdapter(services, model.adapter);

@@ -2,7 +2,7 @@
 import type { Context } from 'hono';
 import { type GenerateEvent, receiptIdOf, type Usage } from '../../daemon/protocol.ts';
 import type { Admission } from '../auth/rate-limit.ts';
-import { canUseModel, type Principal } from '../auth/scopes.ts';
+import type { Principal } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
 import { engineFailed, modelNotFound, toApiError } from '../errors.ts';
 import { randomId } from '../http/ids.ts';
@@ -16,7 +16,7 @@ import { sseResponse } from './sse.ts';
 
 /** A model this key may use; one it may not use does not exist for it. */
 export async function resolveFor(services: Services, principal: Principal, id: string): Promise<ResolvedModel> {
-  if (!canUseModel(principal, id)) throw modelNotFound(id);
+  if (!(await services.factory.owners.canUse(principal, id))) throw modelNotFound(id);
   return services.pool.resolve(id);
 }
 

@@ -45,6 +45,7 @@ describe('every route × every kind of key', () => {
         .replace('{id}', 'no-such')
         .replace('{name}', 'no-such')
         .replace('{action}', 'pin')
+        .replace('{checkpoint}', 'no-such')
         .replace('{tile}', '0/000');
       const response = await send(
         kind === 'none' ? undefined : keys.get(kind),

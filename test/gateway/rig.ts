@@ -9,11 +9,16 @@ import { type App, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
+import { diskStorage } from '../../gateway/factory/files/storage.ts';
 import { createLog } from '../../gateway/log.ts';
 import { nodeStream } from '../../gateway/node-stream.ts';
 import { DAEMON_TOKEN, type Script, type ScriptedDaemon, startScriptedDaemon } from '../support/scripted-daemon.ts';
 
 export const PRICE = { inputMicrosPerMillion: 1_000_000, outputMicrosPerMillion: 2_000_000, currency: 'USD' };
+
+export const TRAINING = { trainingMicrosPerMillion: 3_000_000, organization: 'local' };
+/** For apps that no test uploads to. */
+export const NO_FILES = { storage: diskStorage(join(tmpdir(), 'mf-no-files')), ...TRAINING };
 
 export interface Rig {
   app: App;
@@ -55,6 +60,7 @@ export async function startRig(
     // Without a socket there is no direct way, and streams are Web streams.
     direct: nodeStream,
     price: PRICE,
+    factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
     log: createLog({
       level: 'info',
       secrets: [DAEMON_TOKEN],
@@ -107,6 +113,7 @@ export async function startRig(
     },
     settled: () => settler.idle(),
     async close() {
+      await app.services.factory.stop();
       await settler.idle();
       await agent?.destroy();
       await daemon.stop();

@@ -1,6 +1,6 @@
 /** Records of .jsonl (one object a line) and .json (an array of objects, or lines after all), without holding the file. */
 import { limits } from '../../limits.ts';
-import { type ByteSource, type RawRecord } from './source.ts';
+import type { ByteSource, RawRecord } from './source.ts';
 import { byteLines, encodingOf, isBlank, withoutBom } from './text-lines.ts';
 
 const decoder = new TextDecoder('utf-8', { fatal: true });

@@ -12,7 +12,7 @@ export function sourceOf(bytes: Uint8Array, chunkBytes: number = 64 * 1024): Byt
       for (let at = 0; at < bytes.byteLength; at += chunkBytes) yield bytes.subarray(at, at + chunkBytes);
     },
     async slice(start, end) {
-      return bytes.slice(start, end).buffer as ArrayBuffer;
+      return new Uint8Array(bytes.subarray(start, end)).buffer;
     },
   };
 }

@@ -1,0 +1,91 @@
+/** POST /api/datasets/inspect: what is wrong with a file, its statistics with the real tokenizer, and what training on it would take. */
+import { z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { TrainingClient } from '../../daemons/training.ts';
+import { readJsonObject } from '../../http/body.ts';
+import { integer, parseWith } from '../../http/validate.ts';
+import type { AppEnv, Services } from '../../services.ts';
+import { noSuchFile } from '../files/api.ts';
+import { columnsSchema } from '../files/upload.ts';
+import { baseOf, methodOf } from '../jobs/api.ts';
+import { extensionOf, hyperparametersOf, resolveRecipe } from '../jobs/recipe.ts';
+import { jobRequest } from '../jobs/request.ts';
+import { estimateView, methodProblem } from '../jobs/validate.ts';
+import { checkDataset, examplesOf } from './dataset.ts';
+import { FORMATS } from './formats.ts';
+import { datasetOf } from './of-file.ts';
+
+const jobFields = jobRequest.shape;
+
+export const inspectRequest = z
+  .strictObject({
+    file: z.string().min(1).max(128),
+    format: z.enum(FORMATS).optional(),
+    columns: columnsSchema.optional(),
+    /** For the estimate; all as in a job, all optional. */
+    model: jobFields.model.optional(),
+    method: jobFields.method,
+    hyperparameters: jobFields.hyperparameters,
+    modelfactory: jobFields.modelfactory,
+    seed: integer(0, 2_147_483_647).nullish(),
+  })
+  .openapi('DatasetInspectRequest');
+
+export const inspectAnswer = z
+  .looseObject({
+    object: z.literal('dataset.inspection'),
+    file: z.string(),
+    report: z.looseObject({ ok: z.boolean() }),
+    statistics: z.looseObject({}).nullable(),
+    recipe: z.looseObject({}).nullable(),
+    estimate: z.looseObject({}).nullable(),
+  })
+  .openapi('DatasetInspection');
+
+export async function inspectDataset(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const { factory } = services;
+  const body = parseWith(inspectRequest, await readJsonObject(c.req.raw));
+  const method = methodOf(body);
+  const row = await factory.files.find(c.get('principal'), body.file);
+  if (row === null) throw noSuchFile(body.file, 'file', 400);
+  const file = datasetOf(factory.storage, row, { format: body.format, columns: body.columns });
+  const signal = c.req.raw.signal;
+  const { report } = await checkDataset(file, { signal });
+  const head = { object: 'dataset.inspection' as const, file: row.id, report };
+  if (!report.ok) return c.json({ ...head, statistics: null, recipe: null, estimate: null });
+  const bases = (await services.pool.models()).filter(({ adapter }) => adapter === null);
+  const { base } = await baseOf(services, c, body.model ?? (bases[0]?.id as string));
+  const client = new TrainingClient(await services.pool.placement(base.id));
+  const dataset = await client.dataset(examplesOf(file), signal);
+  const statistics = {
+    digest: dataset.digest,
+    kind: dataset.kind,
+    examples: dataset.examples,
+    tokens: dataset.tokens,
+    trained_tokens: dataset.trainedTokens,
+    truncated: dataset.truncated,
+    duplicates: dataset.duplicates,
+    longest: dataset.longest,
+    histogram: dataset.histogram,
+    problems: dataset.problems,
+  };
+  const chosen = method.type === 'supervised' && report.kind === 'preference' && body.method == null;
+  const fitting = chosen ? { ...method, type: 'dpo' as const } : method;
+  if (dataset.problems.length > 0 || methodProblem(report.kind, fitting.type) !== null)
+    return c.json({ ...head, statistics, recipe: null, estimate: null });
+  const recipe = resolveRecipe({
+    method: fitting,
+    extension: body.modelfactory ?? {},
+    seed: body.seed ?? 0,
+    examples: dataset.examples,
+    contextTokens: base.contextTokens,
+    validated: false,
+  });
+  const estimate = await client.estimate({ dataset: dataset.digest, recipe }, signal);
+  return c.json({
+    ...head,
+    statistics,
+    recipe: { method: fitting.type, ...hyperparametersOf(fitting, recipe), ...extensionOf(recipe) },
+    estimate: estimateView(factory, estimate),
+  });
+}

@@ -1,0 +1,116 @@
+/** What the routes of files and fine-tuning work with; made once in createApp. */
+import { costMicrosOf } from '../../daemon/protocol.ts';
+import type { BudgetLedger } from '../auth/budget.ts';
+import type { KeyStore } from '../auth/key-store.ts';
+import type { DaemonPool } from '../daemons/pool.ts';
+import type { Database } from '../db/open.ts';
+import type { JobRow } from '../db/schema.ts';
+import { limits } from '../limits.ts';
+import type { Log } from '../services.ts';
+import { FileRows } from './files/file-rows.ts';
+import type { FileStorage } from './files/storage.ts';
+import { JobRows } from './jobs/job-rows.ts';
+import { JobRunner } from './jobs/runner.ts';
+import { ModelOwners } from './owners.ts';
+
+export interface FactoryDeps {
+  db: Database;
+  storage: FileStorage;
+  pool: DaemonPool;
+  keys: KeyStore;
+  ledger: BudgetLedger;
+  log: Log;
+  now: () => number;
+  /** Micro-units for a million trained tokens, in this currency. */
+  trainingMicrosPerMillion: number;
+  currency: string;
+  /** Stands in the names of fine-tuned models. */
+  organization: string;
+}
+
+export class Factory {
+  readonly storage: FileStorage;
+  readonly files: FileRows;
+  readonly jobs: JobRows;
+  readonly owners: ModelOwners;
+  readonly runner: JobRunner;
+  readonly pool: DaemonPool;
+  readonly log: Log;
+  readonly now: () => number;
+  readonly currency: string;
+  readonly organization: string;
+  /** SSE streams of events that are open. */
+  eventStreams = 0;
+  readonly #deps: FactoryDeps;
+  #sweeper: ReturnType<typeof setInterval> | undefined;
+
+  constructor(deps: FactoryDeps) {
+    this.#deps = deps;
+    this.storage = deps.storage;
+    this.pool = deps.pool;
+    this.log = deps.log;
+    this.now = deps.now;
+    this.currency = deps.currency;
+    this.organization = deps.organization;
+    this.files = new FileRows(deps.db, deps.now);
+    this.jobs = new JobRows(deps.db, deps.now);
+    this.owners = new ModelOwners(this.jobs);
+    this.runner = new JobRunner(this);
+  }
+
+  /** Goes on with what a process before this one left. `exclusive`: no other gateway shares the database, so what it does not know is nobody's. */
+  async start(options: { exclusive: boolean }): Promise<void> {
+    if (options.exclusive) {
+      await this.storage
+        .sweep((ids) => this.files.known(ids))
+        .catch((error: unknown) => {
+          this.log.error({ err: error }, 'the sweep of the files folder failed');
+        });
+    }
+    await this.runner.start();
+    this.#sweeper = setInterval(() => void this.removeExpired(), limits.sweepEveryMs);
+    this.#sweeper.unref?.();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#sweeper);
+    await this.runner.stop();
+  }
+
+  async removeExpired(): Promise<void> {
+    try {
+      for (const id of await this.files.expired()) {
+        await this.files.remove(id);
+        await this.storage.remove(id);
+      }
+    } catch (error) {
+      this.log.error({ err: error }, 'expired files could not be removed');
+    }
+  }
+
+  trainingCost(tokens: number): number {
+    const rate = {
+      inputMicrosPerMillion: this.#deps.trainingMicrosPerMillion,
+      outputMicrosPerMillion: 0,
+      currency: this.currency,
+    };
+    return costMicrosOf(rate, tokens, 0);
+  }
+
+  /** What a key may still spend; null: it has no budget. */
+  async budgetLeft(keyId: string): Promise<number | null> {
+    const row = await this.#deps.keys.find(keyId);
+    if (row === null || row.budgetMicros === null) return null;
+    return Math.max(0, row.budgetMicros - row.spentMicros - row.reservedMicros);
+  }
+
+  /** What was computed is paid, once, whatever is left of the budget by now. */
+  async charge(job: JobRow, trainedTokens: number): Promise<void> {
+    const costMicros = this.trainingCost(trainedTokens);
+    await this.#deps.ledger.charge(job.id, job.keyId, {
+      costMicros,
+      model: job.model,
+      usage: { promptTokens: trainedTokens, cachedTokens: 0, completionTokens: 0 },
+    });
+  }
+}

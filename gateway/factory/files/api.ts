@@ -1,0 +1,99 @@
+/** /v1/files: upload, list, get, content, delete. */
+import { z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import type { FileRow } from '../../db/schema.ts';
+import { ApiError, badRequest } from '../../errors.ts';
+import { parseWith } from '../../http/validate.ts';
+import { limits } from '../../limits.ts';
+import type { AppEnv, Services } from '../../services.ts';
+import { upload } from './upload.ts';
+
+export const fileView = z
+  .object({
+    id: z.string(),
+    object: z.literal('file'),
+    bytes: z.number().int(),
+    created_at: z.number().int(),
+    expires_at: z.number().int().optional(),
+    filename: z.string(),
+    purpose: z.string(),
+    status: z.enum(['uploaded', 'processed', 'error']),
+  })
+  .openapi('OpenAIFile');
+
+export const fileQuery = z.object({
+  purpose: z.string().max(64).optional(),
+  limit: z.coerce.number().int().min(1).max(limits.filesListMax).default(limits.filesListMax),
+  order: z.enum(['asc', 'desc']).default('desc'),
+  after: z.string().max(128).optional(),
+});
+
+export function viewOfFile(row: FileRow): z.output<typeof fileView> {
+  return {
+    id: row.id,
+    object: 'file',
+    bytes: row.bytes,
+    created_at: Math.floor(row.createdAt / 1000),
+    ...(row.expiresAt === null ? {} : { expires_at: Math.floor(row.expiresAt / 1000) }),
+    filename: row.filename,
+    purpose: row.purpose,
+    // A file is not told of before it is whole and checked.
+    status: 'processed',
+  };
+}
+
+export function noSuchFile(id: string, param: string | null = 'id', status = 404): ApiError {
+  return new ApiError(status, 'invalid_request_error', 'file_not_found', `No such File object: ${id.slice(0, 128)}`, {
+    param,
+  });
+}
+
+async function fileOf(services: Services, c: Context<AppEnv>): Promise<FileRow> {
+  const id = c.req.param('id') ?? '';
+  const row = await services.factory.files.find(c.get('principal'), id);
+  if (row === null) throw noSuchFile(id);
+  return row;
+}
+
+export async function createFile(services: Services, c: Context<AppEnv>): Promise<Response> {
+  return c.json(viewOfFile(await upload(services.factory, c.get('principal'), c.req.raw)));
+}
+
+export async function listFiles(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const query = parseWith(fileQuery, c.req.query());
+  const principal = c.get('principal');
+  const after = query.after === undefined ? null : await services.factory.files.find(principal, query.after);
+  if (query.after !== undefined && after === null)
+    throw badRequest('after', 'invalid_value', `Invalid 'after': there is no file ${query.after}.`);
+  const { rows, hasMore } = await services.factory.files.list(principal, { ...query, after });
+  return c.json({
+    object: 'list',
+    data: rows.map(viewOfFile),
+    first_id: rows[0]?.id ?? '',
+    last_id: rows.at(-1)?.id ?? '',
+    has_more: hasMore,
+  });
+}
+
+export async function getFile(services: Services, c: Context<AppEnv>): Promise<Response> {
+  return c.json(viewOfFile(await fileOf(services, c)));
+}
+
+export async function fileContent(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const row = await fileOf(services, c);
+  return new Response(services.factory.storage.read(row.id), {
+    headers: {
+      'content-type': 'application/octet-stream',
+      'content-length': String(row.bytes),
+      'content-disposition': `attachment; filename*=UTF-8''${encodeURIComponent(row.filename)}`,
+    },
+  });
+}
+
+export async function deleteFile(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const { id } = await fileOf(services, c);
+  // The row first: a file without a row is swept, a row without a file would be a lie.
+  await services.factory.files.remove(id);
+  await services.factory.storage.remove(id);
+  return c.json({ id, object: 'file', deleted: true });
+}

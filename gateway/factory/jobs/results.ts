@@ -1,0 +1,43 @@
+/** results.csv of a run that is over, as a file of the job's owner. */
+import type { TrainingClient } from '../../daemons/training.ts';
+import type { JobRow } from '../../db/schema.ts';
+import type { Factory } from '../factory.ts';
+
+/** The same job, the same file: a gateway that stopped in between writes it again under the same id. */
+export function resultFileId(job: JobRow): string {
+  return `file-${job.id.slice('ftjob-'.length)}`;
+}
+
+export async function storeResults(
+  factory: Factory,
+  job: JobRow,
+  client: TrainingClient,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const id = resultFileId(job);
+  if ((await factory.files.get(id)) !== null) return id;
+  const body = await client.results(job.id, signal);
+  if (body === null) return null;
+  const draft = await factory.storage.draft(id, 0);
+  try {
+    for await (const chunk of body as unknown as AsyncIterable<Uint8Array>) await draft.write(chunk);
+    const sha256 = await draft.seal();
+    await draft.keep();
+    await factory.files.insert({
+      id,
+      keyId: job.keyId,
+      filename: 'step_metrics.csv',
+      purpose: 'fine-tune-results',
+      bytes: draft.bytes,
+      sha256,
+      format: null,
+      columns: null,
+      createdAt: factory.now(),
+      expiresAt: null,
+    });
+    return id;
+  } catch (error) {
+    await draft.drop();
+    throw error;
+  }
+}

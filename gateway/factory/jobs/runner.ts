@@ -1,0 +1,381 @@
+/**
+ * Moves every job that is not over towards its end, one loop each: validate → put the run → follow its events → finish. Nothing is kept in
+ * memory that is not in the database or on the daemon, so either process may stop at any moment: the loop begins again where the rows say.
+ * The daemon knows a run by the job's id, so putting it twice is putting it once; events are stored once by their sequence number.
+ */
+import type { RunRequestInput, TrainingRun } from '../../../daemon/protocol.ts';
+import type { DaemonClient } from '../../daemons/client.ts';
+import { TrainingClient } from '../../daemons/training.ts';
+import type { JobRow } from '../../db/schema.ts';
+import { ApiError, engineUnavailable } from '../../errors.ts';
+import { limits } from '../../limits.ts';
+import type { Factory } from '../factory.ts';
+import { type Change, isOver } from './job-rows.ts';
+import { changeOf, STARTED, timeOf } from './mirror.ts';
+import { storeResults } from './results.ts';
+import { JobFailure, sendAgain, validateJob } from './validate.ts';
+
+interface Driver {
+  /** Ends the step under way; the loop then looks at the row again. */
+  step: AbortController;
+  done: Promise<void>;
+}
+
+/** What a step throws when it should simply be taken again. */
+const WOKEN = new Error('the job changed');
+
+export class JobRunner {
+  readonly #factory: Factory;
+  readonly #drivers = new Map<string, Driver>();
+  readonly #stopping = new AbortController();
+  readonly #listeners = new Map<string, Set<() => void>>();
+  #validating = 0;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(factory: Factory) {
+    this.#factory = factory;
+  }
+
+  /** Goes on with all jobs there are. */
+  async start(): Promise<void> {
+    for (const id of await this.#factory.jobs.active()) this.drive(id);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort(WOKEN);
+    for (const { step } of this.#drivers.values()) step.abort(WOKEN);
+    await Promise.all([...this.#drivers.values()].map(({ done }) => done));
+  }
+
+  /** Begins to move a job; one that moves already looks at its row again. */
+  drive(id: string): void {
+    const driver = this.#drivers.get(id);
+    if (driver !== undefined) {
+      driver.step.abort(WOKEN);
+      return;
+    }
+    if (this.#stopping.signal.aborted) return;
+    const made: Driver = { step: new AbortController(), done: Promise.resolve() };
+    this.#drivers.set(id, made);
+    made.done = this.#loop(id, made).finally(() => this.#drivers.delete(id));
+  }
+
+  /** Calls back on every change of the job in this process. */
+  listen(id: string, listener: () => void): () => void {
+    const listeners = this.#listeners.get(id) ?? new Set();
+    this.#listeners.set(id, listeners);
+    listeners.add(listener);
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) this.#listeners.delete(id);
+    };
+  }
+
+  /** Resolves at the job's next change, or after so many milliseconds. */
+  async changed(id: string, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        stop();
+        signal?.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = setTimeout(end, timeoutMs);
+      const stop = this.listen(id, end);
+      signal?.addEventListener('abort', end, { once: true });
+      if (signal?.aborted === true) end();
+    });
+  }
+
+  async #change(id: string, change: Change): Promise<void> {
+    await this.#factory.jobs.change(id, change);
+    for (const listener of [...(this.#listeners.get(id) ?? [])]) listener();
+  }
+
+  async #loop(id: string, driver: Driver): Promise<void> {
+    let delay: number = limits.jobRetryMs;
+    let defects = 0;
+    while (!this.#stopping.signal.aborted) {
+      driver.step = new AbortController();
+      const { signal } = driver.step;
+      try {
+        const job = await this.#factory.jobs.get(id);
+        if (job === null || isOver(job.status)) return;
+        if (job.status === 'validating_files') await this.#validate(job, signal);
+        else await this.#follow(job, signal);
+        delay = limits.jobRetryMs;
+        defects = 0;
+        continue;
+      } catch (error) {
+        if (this.#stopping.signal.aborted) return;
+        if (signal.aborted) continue;
+        const failure = error instanceof JobFailure ? error : this.#failureOf(error, defects);
+        if (failure !== null) {
+          await this.#fail(id, failure).catch((cause: unknown) => {
+            this.#factory.log.error({ err: cause, jobId: id }, 'a failed job could not be written');
+          });
+        } else {
+          if (!(error instanceof ApiError)) defects += 1;
+          this.#factory.log.warn({ err: error, jobId: id, delayMs: delay }, 'a fine-tuning job waits and tries again');
+        }
+      }
+      await this.changed(id, delay, signal);
+      delay = Math.min(limits.jobRetryMsMax, delay * 2);
+    }
+  }
+
+  /** What the daemon refuses for good fails the job; what may pass is tried again: null. */
+  #failureOf(error: unknown, defects: number): JobFailure | null {
+    if (error instanceof ApiError) {
+      const passing = error.status >= 500 || error.status === 429 || error.status === 404 || error.status === 499;
+      const full = error.status === 507 || error.code === 'disk_full';
+      if (passing && !full) return null;
+      const param =
+        error.param === 'dataset' ? 'training_file' : error.param === 'validation' ? 'validation_file' : error.param;
+      return new JobFailure(error.code ?? 'internal_error', error.message, param);
+    }
+    if (defects < limits.jobDefectsMax) return null;
+    this.#factory.log.error({ err: error }, 'a fine-tuning job cannot go on');
+    return new JobFailure('internal_error', 'The gateway failed on this job. Its log tells why; create the job again.');
+  }
+
+  async #validate(job: JobRow, signal: AbortSignal): Promise<void> {
+    const { id, trainingFile, validationFile } = job;
+    if (job.wanted === 'cancel') return this.#end(job, 'cancelled', null);
+    const files = validationFile === null ? trainingFile : `${trainingFile} and validation file: ${validationFile}`;
+    await this.#change(id, {
+      events: [{ dedupe: 'validating', level: 'info', type: 'message', message: `Validating training file: ${files}` }],
+    });
+    const release = await this.#turn(signal);
+    try {
+      const client = await this.#clientOf(job);
+      const { dataset, validation, recipe, estimate, warnings } = await validateJob(this.#factory, client, job, signal);
+      const told = warnings.map(({ param, report }) => ({
+        dedupe: `warnings ${param}`,
+        level: 'warn' as const,
+        type: 'message' as const,
+        message: `The ${param === 'training_file' ? 'training' : 'validation'} file has ${report.warnings} warning(s): ${Object.entries(
+          report.rules,
+        )
+          .map(([rule, n]) => `${rule} × ${n}`)
+          .join(', ')}`,
+        data: { problems: report.problems.slice(0, 10) },
+      }));
+      const cut =
+        dataset.truncated === 0
+          ? []
+          : [
+              {
+                dedupe: 'truncated',
+                level: 'warn' as const,
+                type: 'message' as const,
+                message: `${dataset.truncated} example(s) are longer than the model's context and will be cut at the end`,
+              },
+            ];
+      await this.#change(id, {
+        set: {
+          status: 'queued',
+          recipe,
+          estimate,
+          dataset: dataset.digest,
+          validation: validation?.digest ?? null,
+          daemonUrl: client.daemon.url,
+        },
+        events: [
+          ...told,
+          ...cut,
+          {
+            dedupe: 'queued',
+            level: 'info',
+            type: 'message',
+            message: 'Files validated, moving job to queued state',
+            data: { estimate: { ...estimate } },
+          },
+        ],
+      });
+    } finally {
+      release();
+    }
+  }
+
+  /** A few at a time: reading hundreds of megabytes for many jobs at once would starve the requests of this process. */
+  async #turn(signal: AbortSignal): Promise<() => void> {
+    while (this.#validating >= limits.validationsAtOnce) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+        signal.addEventListener('abort', () => resolve(), { once: true });
+      });
+      signal.throwIfAborted();
+    }
+    this.#validating += 1;
+    return () => {
+      this.#validating -= 1;
+      this.#waiting.shift()?.();
+    };
+  }
+
+  async #clientOf(job: JobRow): Promise<TrainingClient> {
+    const { pool } = this.#factory;
+    let client: DaemonClient | undefined;
+    if (job.daemonUrl === null) client = await pool.placement(job.adapter);
+    else client = pool.clients.find(({ url }) => url === job.daemonUrl) ?? only(pool.clients);
+    if (client === undefined) throw engineUnavailable(limits.retryAfterSeconds);
+    return new TrainingClient(client);
+  }
+
+  async #follow(given: JobRow, signal: AbortSignal): Promise<void> {
+    let job = given;
+    const { id } = job;
+    // Never put, so there is nothing to cancel but the row.
+    if (job.wanted === 'cancel' && job.runCreatedAt === null) return this.#end(job, 'cancelled', null);
+    const client = await this.#clientOf(job);
+    let run = await this.#put(job, client, signal);
+    if (job.runCreatedAt !== run.createdAt) {
+      // A new run: its events are counted from one.
+      await this.#change(id, { set: { runCreatedAt: run.createdAt, lastEvent: 0 } });
+      job = { ...job, runCreatedAt: run.createdAt, lastEvent: 0 };
+    }
+    const action = actionFor(job.wanted, run.status);
+    if (action !== null) run = await client.act(id, action, signal);
+    if (!isRunOver(run)) {
+      for await (const events of client.events(id, job.lastEvent, signal)) {
+        signal.throwIfAborted();
+        const { over, ...change } = changeOf(job, events, run.createdAt);
+        await this.#change(id, change);
+        if ((change.checkpoints?.length ?? 0) > 0) this.#factory.pool.invalidate();
+        job = { ...job, ...change.set };
+        if (over) break;
+      }
+      run = await client.run(id, signal);
+    }
+    if (isRunOver(run)) await this.#finish(job, run, client, signal);
+    // The stream ended early (a daemon that stops): the next look at the row begins anew, after a moment.
+    else await this.changed(id, limits.jobRetryMs, signal);
+  }
+
+  /** A daemon that has lost the data sets is given them again. */
+  async #put(job: JobRow, client: TrainingClient, signal: AbortSignal): Promise<TrainingRun> {
+    try {
+      return await client.putRun(job.id, requestOf(job), signal);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 404) throw error;
+      await sendAgain(this.#factory, client, job, signal);
+      return await client.putRun(job.id, requestOf(job), signal);
+    }
+  }
+
+  /** The run is over: what was not followed is read, then all of the end is written at once. */
+  async #finish(given: JobRow, run: TrainingRun, client: TrainingClient, signal: AbortSignal): Promise<void> {
+    let job = given;
+    while (job.lastEvent < run.lastEvent) {
+      const before = job.lastEvent;
+      for await (const events of client.events(job.id, job.lastEvent, signal)) {
+        const { over: _, ...change } = changeOf(job, events, run.createdAt);
+        await this.#change(job.id, change);
+        job = { ...job, ...change.set };
+        if (job.lastEvent >= run.lastEvent) break;
+      }
+      if (job.lastEvent === before) break;
+    }
+    const resultFile = run.step > 0 ? await storeResults(this.#factory, job, client, signal) : null;
+    if (run.status !== 'failed') await this.#factory.charge(job, run.trainedTokens);
+    this.#factory.pool.invalidate();
+    const end = { trainedTokens: run.trainedTokens, resultFile, finishedAt: run.finishedAt };
+    if (run.status === 'succeeded') return this.#end(job, 'succeeded', end);
+    if (run.status === 'cancelled') return this.#end(job, 'cancelled', end);
+    const { code, message, param } = run.error ?? {
+      code: 'internal_error',
+      message: 'The training stopped.',
+      param: null,
+    };
+    await this.#fail(job.id, new JobFailure(code, message, param), end);
+  }
+
+  async #end(
+    job: JobRow,
+    status: 'succeeded' | 'cancelled',
+    end: { trainedTokens: number; resultFile: string | null; finishedAt: string | null } | null,
+  ): Promise<void> {
+    const message = (dedupe: string, text: string) => ({
+      dedupe,
+      level: 'info' as const,
+      type: 'message' as const,
+      message: text,
+    });
+    await this.#change(job.id, {
+      set: {
+        status,
+        finishedAt: end?.finishedAt == null ? this.#factory.now() : timeOf(end.finishedAt),
+        estimatedFinish: null,
+        trainedTokens: end?.trainedTokens ?? null,
+        resultFile: end?.resultFile ?? null,
+        ...(status === 'succeeded' ? { fineTunedModel: job.adapter } : {}),
+      },
+      events:
+        status === 'cancelled'
+          ? [message('cancelled', 'Fine-tuning job cancelled')]
+          : [
+              STARTED,
+              message('model', `New fine-tuned model created: ${job.adapter}`),
+              message('completed', 'The job has successfully completed'),
+            ],
+    });
+  }
+
+  async #fail(
+    id: string,
+    failure: JobFailure,
+    end: { trainedTokens: number; resultFile: string | null; finishedAt: string | null } | null = null,
+  ): Promise<void> {
+    const { code, message, param, problems } = failure;
+    await this.#change(id, {
+      set: {
+        status: 'failed',
+        error: { code, message, param },
+        finishedAt: end?.finishedAt == null ? this.#factory.now() : timeOf(end.finishedAt),
+        estimatedFinish: null,
+        resultFile: end?.resultFile ?? null,
+      },
+      events: [
+        {
+          dedupe: 'failed',
+          level: 'error',
+          type: 'message',
+          message,
+          data: { error_code: code, error_param: param, ...(problems.length === 0 ? {} : { problems }) },
+        },
+      ],
+    });
+  }
+}
+
+function only(clients: readonly DaemonClient[]): DaemonClient | undefined {
+  return clients.length === 1 ? clients[0] : undefined;
+}
+
+function isRunOver(run: TrainingRun): boolean {
+  return run.status === 'succeeded' || run.status === 'failed' || run.status === 'cancelled';
+}
+
+/** What brings the run to where its owner wants it; null: it is there. */
+function actionFor(wanted: JobRow['wanted'], status: TrainingRun['status']): 'cancel' | 'pause' | 'resume' | null {
+  const under = status === 'queued' || status === 'running';
+  if (wanted === 'cancel') return under || status === 'paused' ? 'cancel' : null;
+  if (wanted === 'pause') return under ? 'pause' : null;
+  return status === 'paused' ? 'resume' : null;
+}
+
+function requestOf(job: JobRow): RunRequestInput {
+  if (job.recipe === null || job.dataset === null) throw new Error(`job ${job.id} was queued without a recipe`);
+  const notes: Record<string, string> = { job: job.id, training_file: job.trainingFile };
+  if (job.validationFile !== null) notes.validation_file = job.validationFile;
+  if (job.suffix !== null) notes.suffix = job.suffix;
+  return {
+    dataset: job.dataset,
+    ...(job.validation === null ? {} : { validation: job.validation }),
+    recipe: job.recipe,
+    adapter: job.adapter,
+    owner: job.callerHash,
+    notes,
+  };
+}

@@ -1,0 +1,186 @@
+/** The routes of files, data sets and fine-tuning; part of the table in ../routes.ts. */
+import { z } from '@hono/zod-openapi';
+import type { Route } from '../routes.ts';
+import type { Services } from '../services.ts';
+import { inspectAnswer, inspectDataset, inspectRequest } from './datasets/inspect.ts';
+import { createFile, deleteFile, fileContent, fileQuery, fileView, getFile, listFiles } from './files/api.ts';
+import { uploadForm } from './files/upload.ts';
+import { actOnJob, checkpointsQuery, createJob, getJob, jobsQuery, listCheckpoints, listJobs } from './jobs/api.ts';
+import { eventsQuery, listEvents } from './jobs/events.ts';
+import {
+  createPermissions,
+  deletePermission,
+  listPermissions,
+  permissionsQuery,
+  permissionsRequest,
+} from './jobs/permissions.ts';
+import { jobRequest } from './jobs/request.ts';
+import { checkpointView, eventView, jobView, permissionView } from './jobs/view.ts';
+
+const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item), has_more: z.boolean() });
+const pagesOf = (item: z.ZodType) =>
+  z.object({
+    object: z.literal('list'),
+    data: z.array(item),
+    first_id: z.string().nullable(),
+    last_id: z.string().nullable(),
+    has_more: z.boolean(),
+  });
+const deleted = (object: string) => z.object({ id: z.string(), object: z.literal(object), deleted: z.boolean() });
+
+export function factoryRoutes(s: Services): Route[] {
+  const access = 'fine_tuning' as const;
+  const files = 'Files';
+  const tuning = 'Fine-tuning';
+  const job = '/v1/fine_tuning/jobs/{id}';
+  const permissions = '/v1/fine_tuning/checkpoints/{checkpoint}/permissions';
+  return [
+    {
+      method: 'post',
+      path: '/v1/files',
+      access,
+      tag: files,
+      summary: 'Upload a file (multipart/form-data), at most 512 MB',
+      body: uploadForm,
+      bodyMedia: 'multipart/form-data',
+      answer: fileView,
+      handler: (c) => createFile(s, c),
+    },
+    {
+      method: 'get',
+      path: '/v1/files',
+      access,
+      tag: files,
+      summary: 'List files',
+      query: fileQuery,
+      answer: pagesOf(fileView),
+      handler: (c) => listFiles(s, c),
+    },
+    {
+      method: 'get',
+      path: '/v1/files/{id}',
+      access,
+      tag: files,
+      summary: 'One file',
+      answer: fileView,
+      handler: (c) => getFile(s, c),
+    },
+    {
+      method: 'delete',
+      path: '/v1/files/{id}',
+      access,
+      tag: files,
+      summary: 'Delete a file',
+      answer: deleted('file'),
+      handler: (c) => deleteFile(s, c),
+    },
+    {
+      method: 'get',
+      path: '/v1/files/{id}/content',
+      access,
+      tag: files,
+      summary: 'The bytes of a file',
+      media: 'application/octet-stream',
+      handler: (c) => fileContent(s, c),
+    },
+    {
+      method: 'post',
+      path: '/api/datasets/inspect',
+      access,
+      tag: files,
+      summary: 'Validate a file as a data set; statistics, and an estimate of time, memory and cost',
+      body: inspectRequest,
+      answer: inspectAnswer,
+      handler: (c) => inspectDataset(s, c),
+    },
+    {
+      method: 'post',
+      path: '/v1/fine_tuning/jobs',
+      access,
+      tag: tuning,
+      summary: 'Create a fine-tuning job',
+      body: jobRequest,
+      answer: jobView,
+      handler: (c) => createJob(s, c),
+    },
+    {
+      method: 'get',
+      path: '/v1/fine_tuning/jobs',
+      access,
+      tag: tuning,
+      summary: 'List jobs, newest first (metadata[k]=v and metadata=null filter)',
+      query: jobsQuery,
+      answer: listOf(jobView),
+      handler: (c) => listJobs(s, c),
+    },
+    {
+      method: 'get',
+      path: job,
+      access,
+      tag: tuning,
+      summary: 'One job',
+      answer: jobView,
+      handler: (c) => getJob(s, c),
+    },
+    ...(['cancel', 'pause', 'resume'] as const).map(
+      (action): Route => ({
+        method: 'post',
+        path: `${job}/${action}`,
+        access,
+        tag: tuning,
+        summary: { cancel: 'Cancel a job', pause: 'Pause a job', resume: 'Resume a paused job' }[action],
+        answer: jobView,
+        handler: (c) => actOnJob(s, c, action),
+      }),
+    ),
+    {
+      method: 'get',
+      path: `${job}/events`,
+      access,
+      tag: tuning,
+      summary: 'Events, newest first; with ?stream=true live over SSE, oldest first, until the job ends',
+      query: eventsQuery,
+      answer: listOf(eventView),
+      handler: (c) => listEvents(s, c),
+    },
+    {
+      method: 'get',
+      path: `${job}/checkpoints`,
+      access,
+      tag: tuning,
+      summary: 'Checkpoints, newest first; each is a model that can be used at once',
+      query: checkpointsQuery,
+      answer: pagesOf(checkpointView),
+      handler: (c) => listCheckpoints(s, c),
+    },
+    {
+      method: 'get',
+      path: permissions,
+      access: 'admin',
+      tag: tuning,
+      summary: 'Keys that may use a checkpoint besides its owner',
+      query: permissionsQuery,
+      answer: pagesOf(permissionView),
+      handler: (c) => listPermissions(s, c),
+    },
+    {
+      method: 'post',
+      path: permissions,
+      access: 'admin',
+      tag: tuning,
+      summary: 'Let other keys (project_ids = ids of keys) use a checkpoint',
+      body: permissionsRequest,
+      answer: pagesOf(permissionView),
+      handler: (c) => createPermissions(s, c),
+    },
+    {
+      method: 'delete',
+      path: `${permissions}/{id}`,
+      access: 'admin',
+      tag: tuning,
+      summary: 'Take a permission back',
+      answer: deleted('checkpoint.permission'),
+      handler: (c) => deletePermission(s, c),
+    },
+  ];
+}
