@@ -21,6 +21,10 @@ export interface DaemonConfig {
   slotRankMax: number | null;
   adapterHostBytes: number;
   prefixCacheShare: number;
+  /** Whether this daemon trains. */
+  training: boolean;
+  /** Share of the cores that training gets while something is served too. */
+  trainingShare: number;
   logLevel: string;
 }
 
@@ -58,6 +62,16 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
     throw new ConfigError(`${name} is "${text}"; it must be a whole number from ${low} to ${high}.`);
   };
   const hostBytes = whole('MODELFACTORY_ADAPTER_HOST_BYTES', 1, Number.MAX_SAFE_INTEGER);
+  const training = env.MODELFACTORY_TRAINING || 'on';
+  if (training !== 'on' && training !== 'off') {
+    throw new ConfigError(`MODELFACTORY_TRAINING is "${training}"; it may be on or off.`);
+  }
+  const trainingShare = Number(env.MODELFACTORY_TRAINING_SHARE || 0.3);
+  if (!(trainingShare >= 0.05 && trainingShare <= 0.95)) {
+    throw new ConfigError(
+      `MODELFACTORY_TRAINING_SHARE is "${env.MODELFACTORY_TRAINING_SHARE}"; it may be a number from 0.05 to 0.95.`,
+    );
+  }
   const prefixPercent = whole('MODELFACTORY_PREFIX_CACHE_PERCENT', 0, 90);
   return {
     dataDir,
@@ -72,6 +86,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
     slotRankMax: whole('MODELFACTORY_SLOT_RANK_MAX', 1, 1024),
     adapterHostBytes: hostBytes ?? Math.floor(totalmem() / 8),
     prefixCacheShare: (prefixPercent ?? 50) / 100,
+    training: training === 'on',
+    trainingShare,
     logLevel,
   };
 }

@@ -25,6 +25,8 @@ import { LogError } from './receipts/errors.ts';
 import { FullAudit } from './receipts/full-audit.ts';
 import { receiptRoutes } from './receipts/routes.ts';
 import { createServer, type DaemonEnv, type DaemonServer } from './server.ts';
+import { noTrainingRoutes, trainingRoutes } from './training/routes.ts';
+import { startTraining, type TrainingService } from './training/service.ts';
 import { VERSION } from './version.ts';
 
 /** sysexits.h: the configuration is wrong; starting again would not help. */
@@ -52,6 +54,7 @@ async function main(): Promise<void> {
   let engine: EngineClient | null = null;
   let receipts: ReceiptLogClient | null = null;
   let audit: FullAudit | null = null;
+  let training: TrainingService | null = null;
 
   const health = (): DaemonHealth => {
     const logHealth = receipts?.health();
@@ -100,6 +103,8 @@ async function main(): Promise<void> {
       server?.refuse();
       http.close();
       const idle = server?.idle() ?? Promise.resolve();
+      // Within a micro-batch; meanwhile what is served goes on. A worker that does not answer loses what it had since it last saved.
+      await Promise.race([training?.close(), sleep(SERVER_LIMITS.drainMs)]);
       await Promise.race([idle, sleep(SERVER_LIMITS.drainMs)]);
       // Whoever is still in flight is told, and what was generated is receipted before the log closes.
       await engine?.close();
@@ -186,6 +191,18 @@ async function main(): Promise<void> {
     created: Math.floor(startedMs / 1000),
   };
   const book = receipts;
+  if (config.training) {
+    training = await startTraining({
+      dataDir: config.dataDir,
+      base: { id, digest, modelPath: path, contextTokens: model.contextTokens },
+      threads: config.threads,
+      share: config.trainingShare,
+      registry,
+      log,
+    });
+    const { runs } = training;
+    metrics.watchTraining(() => ({ queued: runs.queueLength, running: runs.current }));
+  }
   server = createServer({
     token: config.token,
     engine: running,

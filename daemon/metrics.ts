@@ -128,6 +128,29 @@ export class Metrics {
     });
   }
 
+  /** The training run that has the worker, and how many wait. Asked for at each scrape. */
+  watchTraining(
+    state: () => {
+      queued: number;
+      running: { step: number; trainLoss: number | null; tokensPerSecond: number | null } | null;
+    },
+  ): void {
+    const watch = (name: string, help: string, value: (now: ReturnType<typeof state>) => number) =>
+      new Gauge({
+        name: `modelfactory_training_${name}`,
+        help,
+        registers: [this.registry],
+        collect() {
+          this.set(value(state()));
+        },
+      });
+    watch('queued', 'Training runs that wait for their turn.', ({ queued }) => queued);
+    watch('running', '1 while a run is trained.', ({ running }) => (running === null ? 0 : 1));
+    watch('step', 'Optimiser steps of the run that is trained.', ({ running }) => running?.step ?? 0);
+    watch('loss', 'Training loss of its last step.', ({ running }) => running?.trainLoss ?? Number.NaN);
+    watch('tokens_per_second', 'Its speed over the last steps.', ({ running }) => running?.tokensPerSecond ?? 0);
+  }
+
   step(report: StepReport, gauges: EngineGauges): void {
     this.stepSeconds.observe(report.computeMicros / 1e6);
     if (report.overheadMicros > 0) this.overheadSeconds.observe(report.overheadMicros / 1e6);

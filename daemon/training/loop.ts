@@ -34,6 +34,8 @@ export interface LoopOptions {
     folder: string,
     checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null,
   ): Promise<RunCheckpoint | null>;
+  /** Hears of each step whose weights are there. */
+  progress?(step: number, epoch: number, trainedTokens: number): void;
   /** Resident bytes of the process. */
   memoryBytes(): number;
   resumePointMs?: number;
@@ -89,6 +91,7 @@ export class TrainingLoop {
       trainer.restore(resumed.trainer);
       this.point = resumed.point;
       this.message('info', `Going on from step ${this.point.step} of ${plan.steps}.`);
+      this.o.progress?.(this.point.step, this.epochOf(this.point.step), this.point.trainedTokens);
     }
     this.startedMs = performance.now() - this.point.elapsedSeconds * 1000;
     this.pointMs = performance.now();
@@ -97,6 +100,7 @@ export class TrainingLoop {
       while (!this.point.reported || (this.point.step < plan.steps && !this.point.stopping.stopped)) {
         if (this.point.reported) this.compute(plan.step(this.point.step + 1));
         await this.report(plan.step(this.point.step));
+        this.o.progress?.(this.point.step, this.epochOf(this.point.step), this.point.trainedTokens);
         this.check();
         // Messages of the main thread arrive between steps.
         await new Promise((resolve) => setImmediate(resolve));
@@ -104,6 +108,7 @@ export class TrainingLoop {
       await this.finish();
       return 'succeeded';
     } catch (error) {
+      if (error instanceof RunError && error.code === 'loss_not_finite') await this.keepLastGood();
       if (!(error instanceof Interrupted)) throw error;
       if (error.command === 'cancel') return 'cancelled';
       this.savePoint();
@@ -171,11 +176,7 @@ export class TrainingLoop {
     const { recipe, validation, folder, events, plan } = this.o;
     const sums = this.point.sums as StepSums;
     let { stopping } = this.point;
-    const metrics: CheckpointMetrics = {
-      step: step.step,
-      trainLoss: meanLoss(sums),
-      trainMeanTokenAccuracy: sums.counted === 0 ? 0 : sums.correct / sums.counted,
-    };
+    const metrics = this.trainMetrics(step.step, sums);
     const ends = step.epochEnds;
     const every = recipe.validateEverySteps;
     if (validation !== null) {
@@ -251,6 +252,22 @@ export class TrainingLoop {
       );
     }
     for (const step of folder.checkpoints().slice(0, -TRAINING_LIMITS.checkpointsKept)) folder.removeCheckpoint(step);
+  }
+
+  /** The weights of before the step that failed: an update that would spoil them was not made. */
+  private async keepLastGood(): Promise<void> {
+    const { step, sums } = this.point;
+    const { folder, events } = this.o;
+    if (sums === null || events.summary.checkpoints.has(step)) return;
+    const files = this.o.encode();
+    if (files === null) return;
+    folder.writeCheckpoint(step, files, this.trainMetrics(step, sums), this.epochOf(step));
+    await this.publishMissed();
+  }
+
+  private trainMetrics(step: number, sums: StepSums): CheckpointMetrics {
+    const trainMeanTokenAccuracy = sums.counted === 0 ? 0 : sums.correct / sums.counted;
+    return { step, trainLoss: meanLoss(sums), trainMeanTokenAccuracy };
   }
 
   private async finish(): Promise<void> {

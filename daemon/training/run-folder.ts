@@ -64,8 +64,9 @@ export interface RunState {
   epoch: number;
   trainedTokens: number;
   memoryBytes: number | null;
-  /** How often its worker died since it last moved on. */
+  /** How often its worker or the daemon died since the run last moved on, and at which saved step. */
   crashes: number;
+  crashedAt: number;
   checkpoints: RunCheckpoint[];
   error: { code: string; message: string; param: string | null } | null;
   createdAt: string;

@@ -1,0 +1,91 @@
+/** What main thread and training workers say to each other. */
+import type { MessagePort } from 'node:worker_threads';
+import type { BuiltDataset } from './dataset-build.ts';
+import type { Command } from './loop.ts';
+import type { CheckpointMetrics, Recipe, RunCheckpoint, RunRequest, TrainingEvent } from './protocol.ts';
+import type { RunFiles } from './run-data.ts';
+
+export interface BuildTask {
+  type: 'build';
+  source: string;
+  target: string;
+  modelPath: string;
+  contextTokens: number;
+}
+
+export interface RunTask {
+  type: 'run';
+  folder: string;
+  request: RunRequest;
+  training: RunFiles;
+  validation: RunFiles | null;
+  modelPath: string;
+  threads: number | null;
+  baseName: string;
+  share: number;
+  /** One int32: the index in COMMANDS of what the main thread wants. */
+  control: SharedArrayBuffer;
+  port: MessagePort;
+  resumePointMs: number | null;
+}
+
+export interface TrialTask {
+  type: 'trial';
+  recipe: Recipe;
+  training: RunFiles;
+  validation: RunFiles | null;
+  modelPath: string;
+  threads: number | null;
+  share: number;
+  /** Measure, or only plan. */
+  measure: boolean;
+}
+
+export type WorkerTask = BuildTask | RunTask | TrialTask;
+
+export const COMMANDS: readonly Command[] = ['run', 'pause', 'cancel', 'stop'];
+
+export type RunOutcome =
+  | { outcome: 'succeeded' | 'paused' | 'cancelled' | 'stopped' }
+  | { outcome: 'failed'; error: { code: string; message: string; param: string | null }; cause: string | null };
+
+/** What a plan comes to, and what a micro-batch of it costs on this machine. */
+export interface Trial {
+  steps: number;
+  epochs: number;
+  /** Of the whole run. */
+  rows: number;
+  /** Of one pass over the validation set, and of the sample of it. */
+  validationRows: number;
+  sampleRows: number;
+  longest: number;
+  skipped: number;
+  memoryBytes: number;
+  rates: TrialRates | null;
+}
+export interface TrialRates {
+  setupSeconds: number;
+  secondsPerRow: number;
+  evaluateSecondsPerRow: number;
+  updateSeconds: number;
+  saveSeconds: number;
+}
+
+export type FromRun =
+  | { type: 'begun'; steps: number; memoryBytes: number }
+  | { type: 'event'; event: TrainingEvent }
+  | { type: 'progress'; step: number; epoch: number; trainedTokens: number }
+  | {
+      type: 'publish';
+      call: number;
+      folder: string;
+      checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null;
+    };
+export type ToRun = {
+  type: 'published';
+  call: number;
+  checkpoint: RunCheckpoint | null;
+  error: { code: string; message: string } | null;
+};
+
+export type WorkerResult = BuiltDataset | RunOutcome | Trial;
