@@ -20,7 +20,9 @@ await main(async () => {
     const { start } = await importTypeScript(join(root, 'bin', 'supervisor', 'main.ts'));
     return await start();
   }
-  await bootstrap({ addon: false });
+  // Only what converts weights computes here; everything else asks the server.
+  const converts = command === 'models' && rest.some((word) => word === 'quantize' || word.startsWith('--type'));
+  await bootstrap({ addon: converts });
   const { runCli } = await importTypeScript(join(root, 'bin', 'cli', 'program.ts'));
   return await runCli(process.argv.slice(2));
 });

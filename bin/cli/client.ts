@@ -45,17 +45,29 @@ export class GatewayClient {
     } as RequestInit);
   }
 
-  async #send(path: string, init: RequestInit): Promise<unknown> {
+  /** Answers a 2xx as it comes; everything else is a CliError. `bytes`: null where the server does not say. */
+  async download(path: string): Promise<{ bytes: number | null; body: AsyncIterable<Uint8Array> }> {
+    const response = await this.#request(path, { method: 'GET' });
+    if (!response.ok || response.body === null) throw refusal(response, parse(await response.text()));
+    const length = response.headers.get('content-length');
+    const body = Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]);
+    return { bytes: length === null ? null : Number(length), body };
+  }
+
+  async #request(path: string, init: RequestInit): Promise<Response> {
     const headers = { ...(init.headers as Record<string, string>), authorization: `Bearer ${this.#key()}` };
-    let response: Response;
     try {
-      response = await fetch(`${this.url}${path}`, { ...init, headers });
+      return await fetch(`${this.url}${path}`, { ...init, headers });
     } catch (error) {
       const cause = (error as { cause?: { code?: string } }).cause;
       throw new CliError(
         `No modelfactory answers at ${this.url} (${cause?.code ?? 'connection failed'}). Start it with \`npm start\`, or set MODELFACTORY_URL.`,
       );
     }
+  }
+
+  async #send(path: string, init: RequestInit): Promise<unknown> {
+    const response = await this.#request(path, init);
     const text = await response.text();
     const answer = parse(text);
     if (response.ok) {
@@ -63,13 +75,7 @@ export class GatewayClient {
         throw new CliError(`${this.url} answered with something that is not JSON; is it modelfactory?`);
       return answer;
     }
-    const said = (answer as { error?: { message?: unknown } } | undefined)?.error?.message;
-    const message = typeof said === 'string' ? said : `status ${response.status}`;
-    if (response.status === 401)
-      throw new CliError(
-        `The key was not accepted: ${message} Set MODELFACTORY_KEY, or MODELFACTORY_DATA to the folder that holds admin.key.`,
-      );
-    throw new CliError(message);
+    throw refusal(response, answer);
   }
 
   #key(): string {
@@ -92,4 +98,13 @@ function parse(text: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+function refusal(response: Response, answer: unknown): CliError {
+  const said = (answer as { error?: { message?: unknown } } | undefined)?.error?.message;
+  const message = typeof said === 'string' ? said : `status ${response.status}`;
+  if (response.status !== 401) return new CliError(message);
+  return new CliError(
+    `The key was not accepted: ${message} Set MODELFACTORY_KEY, or MODELFACTORY_DATA to the folder that holds admin.key.`,
+  );
 }

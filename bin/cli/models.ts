@@ -1,9 +1,15 @@
 /** `modelfactory models …` */
-import { resolve } from 'node:path';
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { basename, join, resolve } from 'node:path';
+import type { QuantizedType } from '../../addon/quantize.ts';
 import { ensureBaseModel } from '../../daemon/models/fetch.ts';
+import { ModelFileError } from '../../daemon/models/gguf-errors.ts';
 import { progressPrinter } from '../../daemon/models/progress.ts';
-import type { GatewayClient } from './client.ts';
-import { type Output, table } from './output.ts';
+import { quantizeModel } from '../../daemon/models/quantize.ts';
+import { isModelType, MODEL_TYPES } from '../../daemon/models/tensor-choice.ts';
+import { CliError, type GatewayClient } from './client.ts';
+import { megabytes, type Output, table } from './output.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
 
@@ -27,8 +33,17 @@ export async function listModels(client: GatewayClient, options: { json?: boolea
   out(table(['MODEL', 'KIND', 'SIZE', 'TIER', 'PINNED', 'DIGEST', 'SINCE'], rows, 'No model is loaded.'));
 }
 
+export interface AddModelOptions {
+  /** Convert to this type after fetching. */
+  type?: string;
+  requantize?: boolean;
+  json?: boolean;
+}
+
 /** Fetches a model into the data folder; it is served after the next start with MODELFACTORY_BASE. */
-export async function addModel(source: string, options: { json?: boolean }, { out, note }: Output): Promise<void> {
+export async function addModel(source: string, options: AddModelOptions, output: Output): Promise<void> {
+  const { out, note } = output;
+  if (options.type !== undefined) checkedType(options.type);
   const bar = progressPrinter(process.stderr);
   const onNotice = (line: string) => {
     bar.finish();
@@ -37,9 +52,79 @@ export async function addModel(source: string, options: { json?: boolean }, { ou
   const dataDir = resolve(root, process.env.MODELFACTORY_DATA || 'data');
   const model = await ensureBaseModel(source, { dataDir, onProgress: bar.show, onNotice });
   bar.finish();
+  if (options.type !== undefined) {
+    await quantizeBase(model.path, { ...options, type: options.type, source }, output);
+    return;
+  }
   out(
     options.json
       ? JSON.stringify(model, null, 2)
       : `${model.path}\nServe it with: MODELFACTORY_BASE=${source} npm start`,
   );
+}
+
+export interface QuantizeBaseOptions {
+  type: string;
+  /** File of the converted model; default: beside the others in the data folder. */
+  out?: string;
+  requantize?: boolean;
+  json?: boolean;
+}
+
+/** Fetches a model where that is needed, and converts it to a smaller type. */
+export async function quantizeBase(
+  source: string,
+  options: QuantizeBaseOptions & { source?: string },
+  { out, note }: Output,
+): Promise<void> {
+  const type = checkedType(options.type);
+  const bar = progressPrinter(process.stderr);
+  const onNotice = (line: string) => {
+    bar.finish();
+    note(line);
+  };
+  const dataDir = resolve(root, process.env.MODELFACTORY_DATA || 'data');
+  const model = await ensureBaseModel(source, { dataDir, onProgress: bar.show, onNotice });
+  const name = basename(model.path)
+    .replace(/\.gguf$/i, '')
+    .replace(/[.-](f16|bf16|f32|q\d\w*|iq\d\w*)$/i, '');
+  const target = resolve(options.out ?? join(dataDir, 'models', `${name}.${type.toUpperCase()}.gguf`));
+  if (existsSync(target)) throw new CliError(`${target} is there already; remove it or choose another --out.`);
+  const abort = new AbortController();
+  const stop = () => abort.abort(new CliError('Stopped; nothing was kept.'));
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  try {
+    const made = await quantizeModel({
+      source: model.path,
+      target,
+      type,
+      requantize: options.requantize ?? false,
+      threads: availableParallelism(),
+      onProgress: (progress) => bar.show({ ...progress, label: `${name} → ${type}` }),
+      signal: abort.signal,
+    });
+    bar.finish();
+    const types = Object.entries(made.types).sort((a, b) => b[1] - a[1]);
+    const weights = types.map(([one, count]) => `${(count / 1e6).toFixed(1)} M in ${one}`).join(', ');
+    out(
+      options.json
+        ? JSON.stringify(made, null, 2)
+        : `${made.path}\n${megabytes(made.sourceBytes)} became ${megabytes(made.bytes)} in ${made.seconds.toFixed(1)} s: ${weights}.\nServe it with: MODELFACTORY_BASE=${made.path} npm start`,
+    );
+  } catch (error) {
+    if (error instanceof ModelFileError || (error as Error).name === 'AddonError')
+      throw new CliError((error as Error).message);
+    throw error;
+  } finally {
+    bar.finish();
+    process.removeListener('SIGINT', stop);
+    process.removeListener('SIGTERM', stop);
+  }
+}
+
+function checkedType(text: string): QuantizedType {
+  const type = text.toLowerCase();
+  if (isModelType(type)) return type;
+  throw new CliError(`There is no type ${text}. Types: ${MODEL_TYPES.join(', ')}; for QLoRA take iq4_nl.`);
 }

@@ -1,11 +1,12 @@
 /** The commands and their options. Every command ends with exit code 0, or with one sentence and exit code 1. */
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { FetchError } from '../../daemon/models/fetch.ts';
 import { addAdapter, listAdapters, removeAdapter } from './adapters.ts';
 import { CliError, GatewayClient } from './client.ts';
+import { type ExportOptions, exportAdapter } from './export.ts';
 import { createKey, type KeyOptions, listKeys, revokeKey } from './keys.ts';
-import { addModel, listModels } from './models.ts';
+import { type AddModelOptions, addModel, listModels, type QuantizeBaseOptions, quantizeBase } from './models.ts';
 import { type Output, terminal } from './output.ts';
 import { saveReceipt, type VerifyOptions, verify } from './receipts.ts';
 
@@ -66,8 +67,19 @@ function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: n
     .command('add')
     .description('fetch a base model into the data folder')
     .argument('<source>', 'hf:owner/repo/file.gguf, a built-in name, or a path')
+    .option('--type <type>', 'convert it to this type, e.g. q8_0, q4_0, or iq4_nl for QLoRA')
+    .option('--requantize', 'also if it is quantised already')
     .option('--json', 'as JSON')
-    .action((source, options) => addModel(source, options, output));
+    .action((source: string, options: AddModelOptions) => addModel(source, options, output));
+  models
+    .command('quantize')
+    .description('convert an f16, bf16 or f32 base model to fewer bits')
+    .argument('<source>', 'a path, hf:owner/repo/file.gguf, or a built-in name')
+    .requiredOption('--type <type>', 'q8_0, q4_0, q4_1, iq4_nl (the choice for QLoRA), q4_k, …')
+    .option('--out <file>', 'where to; default: into the data folder')
+    .option('--requantize', 'also if it is quantised already, which loses precision twice')
+    .option('--json', 'as JSON')
+    .action((source: string, options: QuantizeBaseOptions) => quantizeBase(source, options, output));
 
   const adapters = program.command('adapters').description('LoRA adapters of the running server');
   adapters
@@ -89,6 +101,19 @@ function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: n
     .argument('<name>')
     .option('--json', 'as JSON')
     .action((name, options) => removeAdapter(client(), name, options, output));
+
+  program
+    .command('export')
+    .description('take an adapter out: as a PEFT folder, a GGUF LoRA, or merged into its base')
+    .argument('<name>')
+    .addOption(
+      new Option('--format <format>', 'what to make').choices(['peft', 'gguf', 'merged']).makeOptionMandatory(),
+    )
+    .option('--type <type>', 'of the weights: merged f16, q8_0, q4_0, … (default: as in the base); gguf f32, f16, bf16')
+    .option('--out <folder>', 'where to', '.')
+    .option('--force', 'replace what is there')
+    .option('--json', 'as JSON')
+    .action((name: string, options: ExportOptions) => exportAdapter(client(), name, options, output));
 
   const keys = program.command('keys').description('API keys of the running server');
   keys
