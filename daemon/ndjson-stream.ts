@@ -6,7 +6,7 @@ import type { GenerateEvent } from './protocol.ts';
  * An answer of NDJSON lines, one write per call. The head is sent with the first lines, so that a request which fails
  * before it began can still get a status of its own. A reader who does not read is cut off.
  */
-export class NdjsonStream {
+export class NdjsonStream<Event extends object = GenerateEvent> {
   private readonly response: ServerResponse;
   private readonly bufferBytesMax: number;
   private readonly onSlow: () => void;
@@ -26,7 +26,7 @@ export class NdjsonStream {
     return this.response.headersSent;
   }
 
-  readonly write = (events: GenerateEvent[]): void => {
+  readonly write = (events: Event[]): void => {
     if (this.closed || this.response.destroyed) return;
     if (!this.response.headersSent) {
       this.response.writeHead(200, {
