@@ -14,6 +14,8 @@ import { DaemonPool } from './daemons/pool.ts';
 import type { Post } from './daemons/post.ts';
 import type { Database } from './db/open.ts';
 import { ApiError, errorResponse, toApiError } from './errors.ts';
+import { AliasRows } from './factory/evaluations/alias-rows.ts';
+import { EvaluationRows } from './factory/evaluations/evaluation-rows.ts';
 import { Factory, type FactoryDeps } from './factory/factory.ts';
 import { isClientRequestId, randomId, type Sha256Hex, webSha256Hex } from './http/ids.ts';
 import { limits } from './limits.ts';
@@ -84,6 +86,8 @@ export function createApp(deps: AppDeps): App {
   const services: Services = {
     keys,
     factory,
+    aliases: new AliasRows(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 1_000 }),
+    evaluations: new EvaluationRows(deps.db, now),
     limiter: new RateLimiter(now),
     ledger,
     pool,

@@ -123,6 +123,14 @@ export const limits = {
   jobDefectsMax: 5,
   permissionsMax: 50,
 
+  evaluationsListMax: 100,
+  /** Criteria of one promotion. */
+  criteriaMax: 16,
+  aliasHistoryMax: 100,
+  graderCharactersMax: 65_536,
+  /** As the daemon's own: a judge writes a number. */
+  judgeTokensMax: 24,
+
   /** Distinct model names in metric labels; the rest are counted as `other`. */
   metricModelsMax: 256,
   shutdownMs: 15_000,

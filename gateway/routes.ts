@@ -13,6 +13,7 @@ import {
 } from './api/adapters.ts';
 import { createKey, keyCreateRequest, keyPatchRequest, keyView, listKeys, patchKey, revokeKey } from './api/keys.ts';
 import type { Access } from './auth/scopes.ts';
+import { evaluationRoutes } from './factory/evaluations/routes.ts';
 import { factoryRoutes } from './factory/routes.ts';
 import { createChatCompletion } from './openai/chat.ts';
 import { chatRequest } from './openai/chat-request.ts';
@@ -168,6 +169,7 @@ export function routesOf(
       handler: (c) => deleteModel(s, c),
     },
     ...factoryRoutes(s),
+    ...evaluationRoutes(s),
     {
       method: 'get',
       path: '/v1/receipts/{id}',

@@ -6,6 +6,8 @@ import type { RateLimiter } from './auth/rate-limit.ts';
 import type { Principal } from './auth/scopes.ts';
 import type { Price } from './config.ts';
 import type { DaemonPool } from './daemons/pool.ts';
+import type { AliasRows } from './factory/evaluations/alias-rows.ts';
+import type { EvaluationRows } from './factory/evaluations/evaluation-rows.ts';
 import type { Factory } from './factory/factory.ts';
 import type { Settler } from './openai/settler.ts';
 import type { DirectStream } from './openai/sse.ts';
@@ -24,6 +26,8 @@ export interface Services {
   pool: DaemonPool;
   /** Files and fine-tuning jobs. */
   factory: Factory;
+  aliases: AliasRows;
+  evaluations: EvaluationRows;
   settler: Settler;
   metrics: Metrics;
   log: Log;

@@ -4,6 +4,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type Adapter, adapterName } from '../../daemon/protocol.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
+import { guardAliases, refuseAliasName } from '../factory/evaluations/alias-api.ts';
 import { readJsonObject, tooLarge } from '../http/body.ts';
 import { parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
@@ -78,7 +79,7 @@ async function addFromSource(services: Services, c: Context<AppEnv>): Promise<Ad
       { param: 'source' },
     );
   }
-  await refuseBaseName(services, body.name);
+  await refuseTakenName(services, c, body.name);
   const client = await services.pool.placement(body.name);
   try {
     return await client.addAdapter(body);
@@ -121,7 +122,7 @@ async function upload(services: Services, c: Context<AppEnv>, contentType: strin
     },
   });
   try {
-    if (name !== '') await refuseBaseName(services, name);
+    if (name !== '') await refuseTakenName(services, c, name);
     const client = await services.pool.placement(name);
     return await client.uploadAdapter(counted, contentType, c.req.raw.signal, name);
   } catch (error) {
@@ -148,7 +149,10 @@ async function readPast(reader: ReadableStreamDefaultReader<Uint8Array>): Promis
   }
 }
 
-async function refuseBaseName(services: Services, name: string): Promise<void> {
+async function refuseTakenName(services: Services, c: Context<AppEnv>, name: string): Promise<void> {
+  await refuseAliasName(services, name);
+  // What an alias stands for is not replaced by the way.
+  await guardAliases(services, c, name);
   if ((await services.pool.models()).some((model) => model.adapter === null && model.id === name)) {
     throw new ApiError(409, 'invalid_request_error', 'name_taken', `\`${name}\` is the base model's name.`, {
       param: 'name',
@@ -158,6 +162,7 @@ async function refuseBaseName(services: Services, name: string): Promise<void> {
 
 export async function removeAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
   const name = await checkName(services, c, c.req.param('name') ?? '');
+  await guardAliases(services, c, name);
   await deleteAdapter(services, name);
   return c.json({ name, deleted: true });
 }

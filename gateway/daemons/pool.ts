@@ -30,6 +30,8 @@ export interface ResolvedModel {
   id: string;
   /** null = the base model. */
   adapter: string | null;
+  /** Digest of the adapter's weights; null for a base model. */
+  digest: string | null;
   base: BaseModel;
   created: number;
 }
@@ -109,9 +111,9 @@ export class DaemonPool {
     const models = new Map<string, ResolvedModel>();
     for (const { snapshot } of this.#serving()) {
       const base = snapshot.model;
-      models.set(base.id, { id: base.id, adapter: null, base, created: base.created });
-      for (const { name, created } of snapshot.adapters.values()) {
-        if (!models.has(name)) models.set(name, { id: name, adapter: name, base, created });
+      models.set(base.id, { id: base.id, adapter: null, digest: null, base, created: base.created });
+      for (const { name, created, digest } of snapshot.adapters.values()) {
+        if (!models.has(name)) models.set(name, { id: name, adapter: name, digest, base, created });
       }
     }
     if (models.size === 0) throw engineUnavailable(limits.retryAfterSeconds);
@@ -143,11 +145,14 @@ export class DaemonPool {
       const serving = this.#serving();
       for (const { snapshot } of serving) {
         if (snapshot.model.id === id)
-          return { id, adapter: null, base: snapshot.model, created: snapshot.model.created };
+          return { id, adapter: null, digest: null, base: snapshot.model, created: snapshot.model.created };
       }
       for (const { snapshot } of serving) {
         const adapter = snapshot.adapters.get(id);
-        if (adapter !== undefined) return { id, adapter: id, base: snapshot.model, created: adapter.created };
+        if (adapter !== undefined) {
+          const { created, digest } = adapter;
+          return { id, adapter: id, digest, base: snapshot.model, created };
+        }
       }
       if (fresh && serving.length < this.#nodes.length) throw engineUnavailable(limits.retryAfterSeconds);
     }

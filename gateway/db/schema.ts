@@ -4,7 +4,7 @@
  */
 import { sql } from 'drizzle-orm';
 import { check, index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core';
-import type { Recipe } from '../../daemon/protocol.ts';
+import type { EvaluationReport, Recipe } from '../../daemon/protocol.ts';
 
 export const keys = sqliteTable(
   'keys',
@@ -156,10 +156,7 @@ export const jobEvents = sqliteTable(
     data: text('data', { mode: 'json' }).$type<Record<string, unknown>>(),
     createdAt: integer('created_at').notNull(),
   },
-  (table) => [
-    index('events_job').on(table.jobId, table.seq),
-    uniqueIndex('events_once').on(table.jobId, table.dedupe),
-  ],
+  (table) => [index('events_job').on(table.jobId, table.seq), uniqueIndex('events_once').on(table.jobId, table.dedupe)],
 );
 
 export const jobCheckpoints = sqliteTable(
@@ -175,7 +172,10 @@ export const jobCheckpoints = sqliteTable(
     metrics: text('metrics', { mode: 'json' }).notNull().$type<Record<string, number>>(),
     createdAt: integer('created_at').notNull(),
   },
-  (table) => [uniqueIndex('checkpoints_once').on(table.jobId, table.step), index('checkpoints_adapter').on(table.adapter)],
+  (table) => [
+    uniqueIndex('checkpoints_once').on(table.jobId, table.step),
+    index('checkpoints_adapter').on(table.adapter),
+  ],
 );
 
 /** Who besides its owner may use a checkpoint; a project is an API key here. */
@@ -218,3 +218,62 @@ export interface JobEstimate {
   cost_micros: number;
   currency: string;
 }
+
+/** Evaluations that ended: the daemon's report, kept here too since promotions are decided by it. */
+export const evaluations = sqliteTable(
+  'evaluations',
+  {
+    seq: integer('seq').primaryKey({ autoIncrement: true }),
+    id: text('id').notNull().unique(),
+    keyId: text('key_id').notNull(),
+    /** Id of the file that it ran on. */
+    file: text('file').notNull(),
+    report: text('report', { mode: 'json' }).notNull().$type<EvaluationReport>(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [index('evaluations_key').on(table.keyId, table.seq)],
+);
+
+/**
+ * What each alias has stood for, in order: rows are only ever added, and the newest of an alias is the one that holds. Two who change an
+ * alias at the same time both write its next version, and the key lets one of them through.
+ */
+export const aliasVersions = sqliteTable(
+  'alias_versions',
+  {
+    alias: text('alias').notNull(),
+    version: integer('version').notNull(),
+    action: text('action', { enum: ['promote', 'rollback', 'delete'] }).notNull(),
+    /** null: the alias was deleted. */
+    model: text('model'),
+    /** Digest of the adapter's weights; null for a base model. */
+    digest: text('digest'),
+    /** The promotion that put this model here: a rollback goes back to an earlier one. */
+    origin: integer('origin').notNull(),
+    /** Where a rollback from here leads: the promotion before `origin`; null: nowhere. */
+    parent: integer('parent'),
+    evaluation: text('evaluation'),
+    /** The criteria that were stated, each with the numbers that were compared. */
+    checks: text('checks', { mode: 'json' }).notNull().$type<CriterionCheck[]>(),
+    keyId: text('key_id').notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.alias, table.version] }), index('alias_models').on(table.model)],
+);
+
+/** One criterion of a promotion, and what it was decided by. */
+export interface CriterionCheck {
+  criterion: {
+    metric: string;
+    op: '>' | '>=' | '<' | '<=';
+    against: 'base' | 'current' | number;
+    margin: number;
+    confident: boolean;
+  };
+  /** Of the model to be promoted, and what it had to be; null: the report does not have it. */
+  value: number | null;
+  bound: number | null;
+  met: boolean;
+}
+export type EvaluationRow = typeof evaluations.$inferSelect;
+export type AliasVersionRow = typeof aliasVersions.$inferSelect;

@@ -1,34 +1,52 @@
-/** /v1/models and /api/models: the base and every adapter, as far as the key may use them. */
+/** /v1/models and /api/models: the base, every adapter and every alias, as far as the key may use them. */
 import type { Context } from 'hono';
 import { canAccess } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
+import { guardAliases } from '../factory/evaluations/alias-api.ts';
+import { canUseAlias } from '../factory/evaluations/resolve.ts';
 import type { AppEnv, Services } from '../services.ts';
 import { resolveFor } from './run.ts';
 
-function shape(model: ResolvedModel) {
+function shape(model: Pick<ResolvedModel, 'id' | 'created'>) {
   return { id: model.id, object: 'model' as const, created: Math.floor(model.created), owned_by: 'modelfactory' };
+}
+
+async function usableAliases(services: Services, c: Context<AppEnv>) {
+  const all = await services.aliases.list();
+  const usable = await Promise.all(all.map((alias) => canUseAlias(services, c.get('principal'), alias)));
+  return all.filter((_, index) => usable[index]);
 }
 
 export async function listModels(services: Services, c: Context<AppEnv>): Promise<Response> {
   const models = await services.pool.models();
   const usable = await services.factory.owners.usable(c.get('principal'), models, ({ id }) => id);
-  return c.json({ object: 'list', data: usable.map(shape) });
+  const aliases = await usableAliases(services, c);
+  const standing = aliases.map(({ alias, createdAt }) => ({ id: alias, created: createdAt / 1000 }));
+  return c.json({ object: 'list', data: [...usable, ...standing].map(shape) });
 }
 
 export async function listModelDetails(services: Services, c: Context<AppEnv>): Promise<Response> {
   const all = await services.pool.details();
   const models = await services.factory.owners.usable(c.get('principal'), all, ({ id }) => id);
-  return c.json({ object: 'list', data: models.map((model) => ({ object: 'model', ...model })) });
+  const aliases = (await usableAliases(services, c)).map(({ alias, model, digest, createdAt }) => {
+    const created = Math.floor(createdAt / 1000);
+    return { id: alias, kind: 'alias', model, bytes: 0, digest, created, tier: null, pinned: null };
+  });
+  return c.json({ object: 'list', data: [...models, ...aliases].map((model) => ({ object: 'model', ...model })) });
 }
 
 export async function getModel(services: Services, c: Context<AppEnv>): Promise<Response> {
-  return c.json(shape(await resolveFor(services, c.get('principal'), c.req.param('model') ?? '')));
+  const id = c.req.param('model') ?? '';
+  const { created } = await resolveFor(services, c.get('principal'), id);
+  return c.json(shape({ id, created }));
 }
 
 export async function deleteModel(services: Services, c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('model') ?? '';
   const principal = c.get('principal');
+  if ((await services.aliases.find(id)) !== null)
+    throw badRequest('model', 'model_not_deletable', `\`${id}\` is an alias; DELETE /api/aliases/${id} deletes it.`);
   const model = await resolveFor(services, principal, id);
   const own = canAccess(principal, 'fine_tuning') && (await services.factory.owners.ownerOf(id)) === principal.keyId;
   if (!own && !canAccess(principal, 'adapters')) {
@@ -37,6 +55,7 @@ export async function deleteModel(services: Services, c: Context<AppEnv>): Promi
   }
   if (model.adapter === null)
     throw badRequest('model', 'model_not_deletable', `\`${id}\` is the base model; only adapters can be deleted.`);
+  await guardAliases(services, c, model.adapter);
   await deleteAdapter(services, model.adapter);
   return c.json({ id, object: 'model', deleted: true });
 }

@@ -5,6 +5,7 @@ import type { Admission } from '../auth/rate-limit.ts';
 import type { Principal } from '../auth/scopes.ts';
 import type { ResolvedModel } from '../daemons/pool.ts';
 import { engineFailed, modelNotFound, toApiError } from '../errors.ts';
+import { resolveAlias } from '../factory/evaluations/resolve.ts';
 import { randomId } from '../http/ids.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, RequestRecord, Services } from '../services.ts';
@@ -14,8 +15,10 @@ import { tokensEstimate } from './estimate.ts';
 import { Generation } from './generation.ts';
 import { sseResponse } from './sse.ts';
 
-/** A model this key may use; one it may not use does not exist for it. */
+/** A model this key may use, or what an alias stands for; one it may not use does not exist for it. */
 export async function resolveFor(services: Services, principal: Principal, id: string): Promise<ResolvedModel> {
+  const alias = await services.aliases.find(id);
+  if (alias !== null) return resolveAlias(services, principal, alias);
   if (!(await services.factory.owners.canUse(principal, id))) throw modelNotFound(id);
   return services.pool.resolve(id);
 }
