@@ -12,6 +12,8 @@ import { AdapterRegistry } from './adapters/registry.ts';
 import { ConfigError, type DaemonConfig, readConfig } from './config.ts';
 import { EngineClient } from './engine/client.ts';
 import { DaemonError } from './errors.ts';
+import { ReportStore } from './evaluation/report-store.ts';
+import { evaluationRoutes } from './evaluation/routes.ts';
 import { lockInstance } from './instance-lock.ts';
 import { ENGINE_LIMITS, SERVER_LIMITS } from './limits.ts';
 import { Metrics } from './metrics.ts';
@@ -33,6 +35,9 @@ import { VERSION } from './version.ts';
 const EXIT_CONFIG = 78;
 /** sysexits.h: internal software error; the supervisor starts the daemon again. */
 const EXIT_SOFTWARE = 70;
+
+/** Reports that an adapter's card shows, newest first. */
+const CARD_REPORTS_MAX = 10;
 
 const startedMs = Date.now();
 
@@ -203,21 +208,25 @@ async function main(): Promise<void> {
     const { runs } = training;
     metrics.watchTraining(() => ({ queued: runs.queueLength, running: runs.current }));
   }
+  const reports = await ReportStore.open(config.dataDir);
+  const vocabulary = openVocabulary(path);
+  const resolveAdapter = async (name: string) => ({ handle: await registry.handle(name), fingerprint: null });
+  const blocked = () => {
+    const { status, detail } = book.health();
+    return status === 'ok' ? null : detail;
+  };
   server = createServer({
     token: config.token,
     engine: running,
-    vocabulary: openVocabulary(path),
+    vocabulary,
     model,
     receipts: book,
-    resolveAdapter: async (name) => ({ handle: await registry.handle(name), fingerprint: null }),
+    resolveAdapter,
     metrics,
     log,
     version: VERSION,
     health,
-    blocked: () => {
-      const { status, detail } = book.health();
-      return status === 'ok' ? null : detail;
-    },
+    blocked,
     parts: [
       adapterRoutes(registry, running),
       exportRoutes(
@@ -225,10 +234,28 @@ async function main(): Promise<void> {
           registry,
           model: { path, id, digest, bytes: modelBytes, modifiedMs: modelModifiedMs },
           base: inspected.shape,
+          reportsOf: (adapter) => reports.list(adapter, CARD_REPORTS_MAX),
         },
         log,
       ),
       receiptRoutes(() => book) as unknown as Hono<DaemonEnv>,
+      evaluationRoutes({
+        model,
+        prepare: { vocabulary, contextTokens: model.contextTokens, resolveAdapter },
+        context: { engine: running, vocabulary, receipts: book, baseDigest: digest, engineVersion: VERSION },
+        reports,
+        datasetPath: (dataset) => {
+          if (training !== null) return training.datasets.source(dataset);
+          throw new DaemonError('not_found', 'this daemon keeps no datasets, since it does not train', 'dataset');
+        },
+        digestOf: (name) => registry.digestOf(name),
+        blocked,
+        onGenerated: (kind, outcome) => metrics.request(kind, outcome),
+        log,
+      }),
+      training === null
+        ? noTrainingRoutes('this daemon does not train (MODELFACTORY_TRAINING is off); ask another, or turn it on')
+        : trainingRoutes(training),
     ],
   });
   if (stopping !== null) return;
