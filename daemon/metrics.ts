@@ -147,7 +147,7 @@ export class Metrics {
     watch('queued', 'Training runs that wait for their turn.', ({ queued }) => queued);
     watch('running', '1 while a run is trained.', ({ running }) => (running === null ? 0 : 1));
     watch('step', 'Optimiser steps of the run that is trained.', ({ running }) => running?.step ?? 0);
-    watch('loss', 'Training loss of its last step.', ({ running }) => running?.trainLoss ?? Number.NaN);
+    watch('loss', 'Training loss of its last step.', ({ running }) => running?.trainLoss ?? 0);
     watch('tokens_per_second', 'Its speed over the last steps.', ({ running }) => running?.tokensPerSecond ?? 0);
   }
 
