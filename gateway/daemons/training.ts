@@ -86,20 +86,20 @@ export class TrainingClient {
   /** Events after `after`, as they come, until the run is over or the connection breaks. A daemon that falls silent is asked whether it lives. */
   async *events(id: string, after: number, signal: AbortSignal): AsyncGenerator<TrainingEvent[]> {
     const broken = new AbortController();
-    const response = await this.daemon.send('GET', `/training/runs/${id}/events?after=${after}&follow=true`, {
-      signal: AbortSignal.any([signal, broken.signal]),
-    });
-    if (response.body === null) return;
-    const reader = response.body.getReader();
-    const parser = new NdjsonParser<TrainingEvent>(limits.daemonLineBytesMax);
     let heardAt = Date.now();
     const probe = setInterval(() => {
       if (Date.now() - heardAt < limits.stallProbeMs) return;
       heardAt = Date.now();
       this.daemon.health().catch(() => broken.abort(new Error('the daemon does not answer')));
     }, limits.stallProbeMs / 2);
+    let reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
     try {
-      for (;;) {
+      const response = await this.daemon.send('GET', `/training/runs/${id}/events?after=${after}&follow=true`, {
+        signal: AbortSignal.any([signal, broken.signal]),
+      });
+      reader = response.body?.getReader();
+      const parser = new NdjsonParser<TrainingEvent>(limits.daemonLineBytesMax);
+      while (reader !== undefined) {
         const { done, value } = await reader.read();
         if (done) return;
         heardAt = Date.now();
@@ -108,10 +108,10 @@ export class TrainingClient {
       }
     } catch (cause) {
       signal.throwIfAborted();
-      throw engineFailed(cause);
+      throw cause instanceof ApiError ? cause : engineFailed(cause);
     } finally {
       clearInterval(probe);
-      reader.cancel().catch(() => {});
+      reader?.cancel().catch(() => {});
     }
   }
 }

@@ -17,6 +17,11 @@ function modern(value: Json): Json {
     ([name]) => name !== 'nullable' && name !== 'discriminator' && name !== 'example' && !name.startsWith('x-'),
   );
   const schema = Object.fromEntries(entries.map(([name, child]) => [name, modern(child)]));
+  // 3.0's flag beside the bound; 3.1's is the bound itself.
+  if (schema.exclusiveMinimum === true && typeof schema.minimum === 'number') {
+    schema.exclusiveMinimum = schema.minimum;
+    delete schema.minimum;
+  }
   return value.nullable === true ? { anyOf: [schema, { type: 'null' }] } : schema;
 }
 

@@ -58,6 +58,8 @@ export interface ScriptedDaemon {
   /** The process is gone: connections break, new ones are refused. */
   stop(): Promise<void>;
   restart(): Promise<void>;
+  /** Answers what the daemon itself does not know, such as training; false: neither does it. */
+  extra?: (request: IncomingMessage, response: ServerResponse, url: URL) => Promise<boolean>;
   settle(requestId: string, usage: Usage, request: Pick<GenerateRequest, 'price'>): ReceiptSettlement;
 }
 
@@ -228,6 +230,7 @@ async function handle(daemon: ScriptedDaemon, request: IncomingMessage, response
       vkey: 'log+1+k',
     });
   }
+  if (daemon.extra !== undefined && (await daemon.extra(request, response, url))) return;
   if (url.pathname.startsWith('/log/'))
     return void response.writeHead(200, { 'content-type': 'text/plain' }).end(`${url.pathname}${url.search}`);
   const [, name = '', action] = /^\/adapters\/([^/]+)(?:\/(\w+))?$/.exec(url.pathname) ?? [];

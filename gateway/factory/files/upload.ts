@@ -44,13 +44,10 @@ export const uploadForm = z
       .enum(FORMATS)
       .optional()
       .openapi({ description: 'Extension: what the records of a data set mean, where their fields do not tell.' }),
-    columns: z
-      .string()
-      .optional()
-      .openapi({
-        description:
-          'Extension: JSON object of what → name of the column that holds it, such as {"prompt":"mr","completion":"ref"}.',
-      }),
+    columns: z.string().optional().openapi({
+      description:
+        'Extension: JSON object of what → name of the column that holds it, such as {"prompt":"mr","completion":"ref"}.',
+    }),
   })
   .openapi('CreateFileRequest');
 

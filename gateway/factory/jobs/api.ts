@@ -104,6 +104,10 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
     if (validationFile === body.training_file)
       throw badRequest('validation_file', 'invalid_value', 'The validation file must not be the training file.');
   }
+  if (body.modelfactory?.early_stopping !== undefined && validationFile === null) {
+    const message = 'Early stopping watches the validation loss, so it needs a validation_file.';
+    throw badRequest('modelfactory.early_stopping', 'missing_required_parameter', message);
+  }
   const { base, substitute } = await baseOf(services, c, body.model);
   const id = `ftjob-${randomId().slice(0, 24)}`;
   const suffix = body.suffix ?? null;

@@ -128,8 +128,8 @@ export class JobRunner {
   #failureOf(error: unknown, defects: number): JobFailure | null {
     if (error instanceof ApiError) {
       const passing = error.status >= 500 || error.status === 429 || error.status === 404 || error.status === 499;
-      const full = error.status === 507 || error.code === 'disk_full';
-      if (passing && !full) return null;
+      const final = error.status === 507 || error.code === 'disk_full' || error.code === 'training_unavailable';
+      if (passing && !final) return null;
       const param =
         error.param === 'dataset' ? 'training_file' : error.param === 'validation' ? 'validation_file' : error.param;
       return new JobFailure(error.code ?? 'internal_error', error.message, param);
@@ -236,7 +236,7 @@ export class JobRunner {
       job = { ...job, runCreatedAt: run.createdAt, lastEvent: 0 };
     }
     const action = actionFor(job.wanted, run.status);
-    if (action !== null) run = await client.act(id, action, signal);
+    if (action !== null) run = await this.#act(id, action, client, signal);
     if (!isRunOver(run)) {
       for await (const events of client.events(id, job.lastEvent, signal)) {
         signal.throwIfAborted();
@@ -251,6 +251,21 @@ export class JobRunner {
     if (isRunOver(run)) await this.#finish(job, run, client, signal);
     // The stream ended early (a daemon that stops): the next look at the row begins anew, after a moment.
     else await this.changed(id, limits.jobRetryMs, signal);
+  }
+
+  /** A run may have ended before it heard of it. */
+  async #act(
+    id: string,
+    action: 'cancel' | 'pause' | 'resume',
+    client: TrainingClient,
+    signal: AbortSignal,
+  ): Promise<TrainingRun> {
+    try {
+      return await client.act(id, action, signal);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status >= 500) throw error;
+      return await client.run(id, signal);
+    }
   }
 
   /** A daemon that has lost the data sets is given them again. */
