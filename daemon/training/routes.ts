@@ -8,7 +8,8 @@ import { type DaemonEnv, parse, readJson } from '../server.ts';
 import type { DatasetStore } from './dataset-store.ts';
 import type { Estimator } from './estimate.ts';
 import { estimateRequest, runId, runRequest } from './protocol.ts';
-import { resultRows, type TrainingRuns } from './runs.ts';
+import { resultRows } from './results.ts';
+import type { TrainingRuns } from './runs.ts';
 
 export interface TrainingParts {
   datasets: DatasetStore;

@@ -2,12 +2,11 @@
  * All training runs of this daemon: takes them in, lets one at a time have the training worker, passes on what their owners
  * want of them, and makes their adapters servable. What a run is, is in its folder; this is that in memory.
  */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { MessageChannel } from 'node:worker_threads';
 import type { AdapterRegistry } from '../adapters/registry.ts';
-import { localFiles } from '../adapters/source.ts';
 import { DaemonError, toDaemonError } from '../errors.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import type { DatasetStore } from './dataset-store.ts';
@@ -15,14 +14,8 @@ import { clearTemporary, type Disk, isDiskFull, realDisk } from './disk.ts';
 import { EventLog, EventReader, type NewEvent } from './event-log.ts';
 import { COMMANDS, type FromRun, type RunOutcome, type ToRun } from './messages.ts';
 import type { TrainingWorkers } from './pool.ts';
-import {
-  type RunCheckpoint,
-  type RunRequest,
-  runId,
-  type StepMetrics,
-  type TrainingEvent,
-  type TrainingRun,
-} from './protocol.ts';
+import { type RunRequest, runId, type StepMetrics, type TrainingEvent, type TrainingRun } from './protocol.ts';
+import { Publisher } from './publisher.ts';
 import type { RunFiles } from './run-data.ts';
 import { RunError } from './run-error.ts';
 import { RunFolder, type RunState } from './run-folder.ts';
@@ -68,11 +61,13 @@ const DEATHS_MAX = 5;
 export class TrainingRuns {
   private readonly o: RunsOptions;
   private readonly runs = new Map<string, Run>();
+  private readonly publisher: Publisher;
   private closing = false;
   private turning = false;
 
   private constructor(options: RunsOptions) {
     this.o = options;
+    this.publisher = new Publisher(options.registry, options.log);
   }
 
   /** Runs that had the worker when the daemon ended wait for their turn again and go on from what they saved. */
@@ -111,18 +106,17 @@ export class TrainingRuns {
       trouble: false,
     };
     this.runs.set(id, run);
-    if (state.status === 'running') {
-      // It was cut off: `stop` leaves runs queued.
-      if (state.wanted === 'cancel') return this.end(run, 'cancelled');
-      this.crash(run);
-      if (state.crashes > DEATHS_MAX)
-        return this.end(run, 'failed', crashed(`the daemon ended ${state.crashes} times`).toPlain());
-      this.settle(
-        run,
-        state.wanted === 'pause' ? 'paused' : 'queued',
-        'The daemon was restarted; the run goes on from its last saved step.',
-      );
-    } else if (OVER.has(state.status)) folder.dropResumePoints();
+    if (OVER.has(state.status)) folder.dropResumePoints();
+    if (state.status !== 'running') return;
+    // It was cut off: a daemon that stops in good order leaves its run queued.
+    this.crash(run);
+    if (state.wanted === 'cancel') this.end(run, 'cancelled');
+    else if (state.crashes > DEATHS_MAX) {
+      this.end(run, 'failed', crashed(`the daemon ended ${state.crashes} times`).toPlain());
+    } else {
+      const status = state.wanted === 'pause' ? 'paused' : 'queued';
+      this.settle(run, status, 'The daemon was restarted; the run goes on from its last saved step.');
+    }
   }
 
   list(): TrainingRun[] {
@@ -244,11 +238,7 @@ export class TrainingRuns {
         'recipe.earlyStopping',
       );
     }
-    if (
-      recipe.adapter.type === 'lora' &&
-      this.o.registry.get(request.adapter) !== undefined &&
-      !this.isOwn(id, request.adapter)
-    ) {
+    if (recipe.adapter.type === 'lora' && this.publisher.taken(id, request.adapter)) {
       throw new DaemonError(
         'adapter_exists',
         `there is an adapter ${request.adapter} already; choose another name`,
@@ -519,17 +509,15 @@ export class TrainingRuns {
     const { state } = run;
     this.o.log.error({ run: run.id, err: error }, 'a training worker died');
     const saved = this.crash(run);
-    if (state.wanted === 'cancel') return this.end(run, 'cancelled');
-    if (state.crashes > TRAINING_LIMITS.crashesMax)
-      return this.end(run, 'failed', crashed(`its worker died ${state.crashes} times`).toPlain());
-    this.event(run, {
-      level: 'warn',
-      type: 'message',
-      message: `The training worker died; the run goes on from step ${saved}.`,
-      data: null,
-    });
-    if (state.wanted === 'pause') return this.settle(run, 'paused', 'The run is paused.');
-    this.settle(run, 'queued', 'The run waits for its turn.');
+    if (state.wanted === 'cancel') this.end(run, 'cancelled');
+    else if (state.crashes > TRAINING_LIMITS.crashesMax) {
+      this.end(run, 'failed', crashed(`its worker died ${state.crashes} times`).toPlain());
+    } else {
+      const message = `The training worker died; the run goes on from step ${saved}.`;
+      this.event(run, { level: 'warn', type: 'message', message, data: null });
+      if (state.wanted === 'pause') this.settle(run, 'paused', 'The run is paused.');
+      else this.settle(run, 'queued', 'The run waits for its turn.');
+    }
   }
 
   /** Counts a death; a run that has moved on since the last one begins to count anew. Returns the step that it goes on from. */
@@ -541,43 +529,32 @@ export class TrainingRuns {
     return saved;
   }
 
-  private async publish(run: Run, { call, folder, checkpoint }: Extract<FromRun, { type: 'publish' }>): Promise<ToRun> {
-    const { registry, log } = this.o;
+  private async publish(run: Run, asked: Extract<FromRun, { type: 'publish' }>): Promise<ToRun> {
+    const { call, folder, checkpoint } = asked;
+    const { id, request, state } = run;
     try {
-      if (run.request.recipe.adapter.type !== 'lora') return { type: 'published', call, checkpoint: null, error: null };
-      const name = checkpoint === null ? run.request.adapter : `${run.request.adapter}:ckpt-step-${checkpoint.step}`;
-      const present = registry.get(name);
-      if (present !== undefined && present.source !== sourceOf(run.id)) {
-        throw new DaemonError(
-          'adapter_exists',
-          `there is an adapter ${name} already, and it is not of this run; remove or rename it and make the job again`,
+      const made = await this.publisher.publish({ id, request, folder, checkpoint });
+      if (made !== null) {
+        const all = [...state.checkpoints.filter(({ step }) => step !== made.step), made].sort(
+          (a, b) => a.step - b.step,
         );
-      }
-      const { digest } = await registry.addFiles({ name, replace: true, source: sourceOf(run.id) }, localFiles(folder));
-      log.info({ run: run.id, adapter: name, digest }, 'a trained adapter can be served');
-      if (checkpoint === null) return { type: 'published', call, checkpoint: null, error: null };
-      const { step, epoch, metrics } = checkpoint;
-      const made: RunCheckpoint = { step, epoch, adapter: name, digest, metrics, createdAt: new Date().toISOString() };
-      const all = [...run.state.checkpoints.filter((other) => other.step !== step), made].sort(
-        (a, b) => a.step - b.step,
-      );
-      run.state.checkpoints = all.slice(-TRAINING_LIMITS.checkpointsKept);
-      this.save(run);
-      for (const old of all.slice(0, -TRAINING_LIMITS.checkpointsKept)) {
-        if (registry.get(old.adapter)?.source === sourceOf(run.id)) await registry.remove(old.adapter);
+        state.checkpoints = all.slice(-TRAINING_LIMITS.checkpointsKept);
+        this.save(run);
+        for (const old of all.slice(0, -TRAINING_LIMITS.checkpointsKept))
+          await this.publisher.withdraw(id, old.adapter);
       }
       return { type: 'published', call, checkpoint: made, error: null };
     } catch (error) {
-      const known = toDaemonError(error);
-      log.error({ run: run.id, err: error }, 'a trained adapter could not be made servable');
-      const code =
-        isDiskFull(error) || (error as { reason?: string }).reason === 'disk_full' ? 'disk_full' : 'internal_error';
-      return { type: 'published', call, checkpoint: null, error: { code, message: known.message } };
+      this.o.log.error({ run: id, err: error }, 'a trained adapter could not be made servable');
+      const full = isDiskFull(error) || (error as { reason?: string }).reason === 'disk_full';
+      const { message } = toDaemonError(error);
+      return {
+        type: 'published',
+        call,
+        checkpoint: null,
+        error: { code: full ? 'disk_full' : 'internal_error', message },
+      };
     }
-  }
-
-  private isOwn(id: string, adapter: string): boolean {
-    return this.o.registry.get(adapter)?.source === sourceOf(id);
   }
 
   private want(run: Run, wanted: RunState['wanted']): void {
@@ -667,37 +644,6 @@ export class TrainingRuns {
       throw new DaemonError('not_found', `there is no training run ${JSON.stringify(id.slice(0, 64))}`);
     return run;
   }
-}
-
-/** Rows of the finished steps, from the events: there is one truth. Columns as OpenAI's results file has them, and more after. */
-export function* resultRows(path: string): Generator<string> {
-  yield 'step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,full_valid_loss,full_valid_mean_token_accuracy,learning_rate,gradient_norm,tokens\n';
-  if (!existsSync(path)) return;
-  const reader = new EventReader(path, 0);
-  for (let events = reader.next(); events.length > 0; events = reader.next()) {
-    for (const event of events) {
-      if (event.type !== 'metrics') continue;
-      const m = event.data as unknown as StepMetrics;
-      const row = [
-        m.step,
-        m.trainLoss,
-        m.trainMeanTokenAccuracy,
-        m.validLoss,
-        m.validMeanTokenAccuracy,
-        m.fullValidLoss,
-        m.fullValidMeanTokenAccuracy,
-        m.learningRate,
-        m.gradientNorm,
-        m.tokens,
-      ];
-      yield `${row.map((value) => value ?? '').join(',')}\n`;
-    }
-  }
-}
-
-/** Registry entries carry it, so that a run replaces its own adapters and nobody else's. */
-export function sourceOf(id: string): string {
-  return `training:${id}`;
 }
 
 function describe({ id, request, state, metrics, lastEvent, active }: Run): TrainingRun {

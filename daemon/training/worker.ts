@@ -1,28 +1,11 @@
 /** What runs in a training worker's thread; piscina calls `work` with one task at a time. */
-import type { MessagePort } from 'node:worker_threads';
 import { loadModel, openVocabulary } from '../../addon/index.ts';
 import type { Model } from '../../addon/types.ts';
-import { AddonError } from '../../addon/types.ts';
 import { DaemonError } from '../errors.ts';
-import { TRAINING_LIMITS } from '../limits.ts';
 import { buildDataset } from './dataset-build.ts';
-import { EventLog } from './event-log.ts';
-import { type LoopOutcome, TrainingLoop } from './loop.ts';
-import { availableBytes, megabytes, neededBytes } from './memory.ts';
-import {
-  COMMANDS,
-  type FromRun,
-  type RunOutcome,
-  type RunTask,
-  type ToRun,
-  type WorkerResult,
-  type WorkerTask,
-} from './messages.ts';
-import { encodePeftFolder, encodeSafetensors, type NamedBytes } from './peft-folder.ts';
-import type { Recipe, RunCheckpoint } from './protocol.ts';
-import { planOf, RunData, rowsMaxOf, trainerOptions } from './run-data.ts';
+import type { WorkerResult, WorkerTask } from './messages.ts';
 import { RunError } from './run-error.ts';
-import { RunFolder } from './run-folder.ts';
+import { runTask } from './run-task.ts';
 import { trial } from './trial.ts';
 
 export async function work(task: WorkerTask): Promise<WorkerResult> {
@@ -39,7 +22,7 @@ export async function work(task: WorkerTask): Promise<WorkerResult> {
       case 'trial':
         return await withModel(task, (model) => trial(model, task));
       case 'run':
-        return await withModel(task, (model) => run(model, task));
+        return await withModel(task, (model) => runTask(model, task));
     }
   } catch (error) {
     // Errors cross the thread boundary without their class: a code and a param is what the other side makes a new one of.
@@ -64,177 +47,4 @@ async function withModel<T>(
   } finally {
     model.close();
   }
-}
-
-async function run(model: Model, task: RunTask): Promise<RunOutcome> {
-  const { port } = task;
-  let events: EventLog | null = null;
-  try {
-    const folder = new RunFolder(task.folder);
-    folder.clear();
-    events = EventLog.open(folder.eventsPath);
-    return { outcome: await train(model, task, folder, events) };
-  } catch (error) {
-    return failure(error);
-  } finally {
-    events?.close();
-    port.close();
-  }
-}
-
-async function train(model: Model, task: RunTask, folder: RunFolder, events: EventLog): Promise<LoopOutcome> {
-  const { recipe } = task.request;
-  const { port } = task;
-  const post = (message: FromRun) => port.postMessage(message);
-  const command = () => COMMANDS[Atomics.load(new Int32Array(task.control), 0)] ?? 'run';
-  const opened: RunData[] = [];
-  const open = (files: RunTask['training'], param: 'training_file' | 'validation_file') => {
-    const data = new RunData(files, recipe, param);
-    opened.push(data);
-    return data;
-  };
-  const replies = new Replies(port);
-  let close = () => {};
-  try {
-    const data = open(task.training, 'training_file');
-    const validation = task.validation === null ? null : open(task.validation, 'validation_file');
-    const rowsMax = rowsMaxOf(model.info, [data, validation]);
-    const plan = planOf(data, recipe, rowsMax);
-    const fit = fittingOptions(model, recipe, rowsMax, task.share, availableBytes());
-    checkDisk(folder, model.trainerMemory(fit.options).parameters);
-    const trainer = model.createTrainer(fit.options);
-    close = () => trainer.close();
-    events.onEvent = (event) => post({ type: 'event', event });
-    post({ type: 'begun', steps: plan.steps, memoryBytes: process.memoryUsage.rss() });
-    if (data.skipped > 0 && events.summary.lastMetrics === null) {
-      const message = `${data.skipped} of ${data.skipped + data.examples.length} examples are left out: nothing of them can be learnt within ${recipe.contextTokens} tokens.`;
-      events.append({ level: 'warn', type: 'message', message, data: null });
-    }
-    const loop = new TrainingLoop({
-      recipe,
-      trainer,
-      rowsMax,
-      plan,
-      data,
-      validation,
-      folder,
-      events,
-      command,
-      encode: () => encodeAdapter(model, recipe, trainer, task.baseName),
-      publish: (path, checkpoint) => replies.publish(path, checkpoint),
-      progress: (step, epoch, trainedTokens) => post({ type: 'progress', step, epoch, trainedTokens }),
-      memoryBytes: () => process.memoryUsage.rss(),
-      ...(task.resumePointMs === null ? {} : { resumePointMs: task.resumePointMs }),
-    });
-    return await loop.run();
-  } finally {
-    close();
-    for (const data of opened) data.close();
-  }
-}
-
-/** With activations kept where they fit, else computed again on the way back. @throws RunError `insufficient_memory` */
-export function fittingOptions(model: Model, recipe: Recipe, rowsMax: number, share: number, available: number) {
-  const tries = recipe.recompute === 'auto' ? [false, true] : [recipe.recompute];
-  let need = 0;
-  for (const recompute of tries) {
-    const options = trainerOptions(recipe, rowsMax, share, recompute);
-    need = neededBytes(model.trainerMemory(options));
-    // Half of what is free stays so where there is a choice: recomputing costs time, swapping costs more.
-    const room = tries.length > 1 && !recompute ? available / 2 : available;
-    if (need <= room) return { options, need };
-  }
-  throw new RunError(
-    'insufficient_memory',
-    `Training needs ${megabytes(need)} beside what is in use, and ${megabytes(available)} are available. ` +
-      'Lower the context length, the rank or the number of target modules, or turn activation checkpointing (recompute) on; or free memory on the machine.',
-  );
-}
-
-/**
- * Before a run begins: `bytes` are values, gradients and two moments. On disk come two resume points and one being made
- * (three quarters each), and the adapters of the checkpoints, here and in the registry (a quarter each).
- */
-function checkDisk(folder: RunFolder, bytes: number): void {
-  const need = 4.5 * bytes + TRAINING_LIMITS.diskReserveBytes;
-  const free = folder.disk.freeBytes(folder.path);
-  if (free >= need) return;
-  throw new RunError(
-    'disk_full',
-    `The run will need ${megabytes(need)} on disk, and ${megabytes(free)} are free. Free some space, or lower the rank, and start the job again.`,
-  );
-}
-
-function encodeAdapter(
-  model: Model,
-  recipe: Recipe,
-  trainer: ReturnType<Model['createTrainer']>,
-  baseName: string,
-): NamedBytes[] {
-  const { adapter } = recipe;
-  if (adapter.type === 'lora') {
-    return encodePeftFolder({ pairs: trainer.pairs(), ...adapter, base: model.info, baseName });
-  }
-  const width = model.info.kvHeads * model.info.headDim;
-  const tensors = trainer.prefix().flatMap(({ layer, k, v }) => [
-    { name: `layers.${layer}.k`, shape: [adapter.tokens, width], values: k },
-    { name: `layers.${layer}.v`, shape: [adapter.tokens, width], values: v },
-  ]);
-  return [{ name: 'prefix.safetensors', bytes: encodeSafetensors(tensors) }];
-}
-
-/** Asks the main thread, which has the adapter registry, and waits for its answer. */
-class Replies {
-  private calls = 0;
-  private readonly waiting = new Map<
-    number,
-    { resolve: (checkpoint: RunCheckpoint | null) => void; reject: (error: Error) => void }
-  >();
-  private readonly port: MessagePort;
-
-  constructor(port: MessagePort) {
-    this.port = port;
-    port.on('message', (message: ToRun) => {
-      const call = this.waiting.get(message.call);
-      this.waiting.delete(message.call);
-      if (message.error === null) call?.resolve(message.checkpoint);
-      else
-        call?.reject(
-          new RunError(message.error.code === 'disk_full' ? 'disk_full' : 'internal_error', message.error.message),
-        );
-    });
-  }
-
-  publish(
-    folder: string,
-    checkpoint: Extract<FromRun, { type: 'publish' }>['checkpoint'],
-  ): Promise<RunCheckpoint | null> {
-    const call = this.calls++;
-    return new Promise((resolve, reject) => {
-      this.waiting.set(call, { resolve, reject });
-      this.port.postMessage({ type: 'publish', call, folder, checkpoint } satisfies FromRun);
-    });
-  }
-}
-
-function failure(error: unknown): RunOutcome {
-  if (error instanceof RunError) return { outcome: 'failed', error: error.toPlain(), cause: null };
-  if (error instanceof AddonError && error.code === 'out_of_memory') {
-    const message = `${error.message}. Lower the context length or the rank, or free memory on the machine.`;
-    return { outcome: 'failed', error: new RunError('insufficient_memory', message).toPlain(), cause: null };
-  }
-  const code = (error as NodeJS.ErrnoException | null)?.code;
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    const message = 'The disk is full. Free some space and start the job again; the last checkpoint was kept.';
-    return { outcome: 'failed', error: new RunError('disk_full', message).toPlain(), cause: null };
-  }
-  const cause = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return {
-    outcome: 'failed',
-    error: new RunError(
-      'internal_error',
-      'The training failed unexpectedly; the daemon’s log has the cause under the run’s id.',
-    ).toPlain(),
-    cause,
-  };
 }
