@@ -1,4 +1,4 @@
-/** `npm run bench -- serve|quality|swap|gateway|ledger`: measures, prints a table, writes loadtest/results/. */
+/** `npm run bench -- serve|quality|swap|gateway|ledger|train`: measures, prints a table, writes loadtest/results/. */
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -11,10 +11,14 @@ const USAGE = `npm run bench -- NAME [options]
   swap      how long an adapter takes into a slot, and what running streams notice of it
   gateway   latency that the gateway adds, against Portkey
   ledger    receipts per second made durable, against plain rows
+  train     training against HF PEFT, LoRA against P-Tuning v2, what an adapter gains, chat while training
 options:
   --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
   --rounds N      rounds of each scenario
   --quick         a tiny run that proves the code, not a measurement
+  --only PARTS    train: some of speed,loss,prefix,quality,share
+  --python FILE   train: a Python with torch, transformers, peft and gguf (default: MODELFACTORY_PYTHON, else python3)
+  --data FOLDER   train: the E2E data (default: MODELFACTORY_BENCH_DATA)
 Peers are looked for in the folder that MODELFACTORY_PEERS names.`;
 
 const DEFAULT_MODEL = 'SmolLM2-135M-Instruct.Q4_1.gguf';
@@ -39,6 +43,9 @@ async function run(): Promise<void> {
       model: { type: 'string' },
       rounds: { type: 'string' },
       quick: { type: 'boolean', default: false },
+      only: { type: 'string' },
+      python: { type: 'string' },
+      data: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -87,6 +94,23 @@ async function run(): Promise<void> {
       const { ledger, LEDGER_DEFAULTS } = await import('./ledger.ts');
       const quick = values.quick ? { rounds: 1, receipts: 100, proofs: 20 } : {};
       outcome = await ledger({ ...LEDGER_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}) }, log);
+      break;
+    }
+    case 'train': {
+      const { parseParts, train } = await import('./train/train.ts');
+      const { TRAIN_DEFAULTS, TRAIN_QUICK } = await import('./train/setup.ts');
+      outcome = await train(
+        {
+          ...TRAIN_DEFAULTS,
+          ...(values.quick ? TRAIN_QUICK : {}),
+          ...(rounds ? { rounds } : {}),
+          only: parseParts(values.only),
+          python: values.python,
+          dataFolder: values.data,
+          modelPath: modelPath(values.model),
+        },
+        log,
+      );
       break;
     }
     default:

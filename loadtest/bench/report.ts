@@ -27,6 +27,8 @@ export interface Report {
   notes: string[];
   /** Everything that was measured, round by round. */
   data: unknown;
+  /** Pictures for the page: name → SVG. */
+  charts?: Record<string, string>;
 }
 
 export const projectFolder = fileURLToPath(new URL('../../', import.meta.url));
@@ -109,7 +111,10 @@ export function publish(
 
   mkdirSync(folder, { recursive: true });
   const stem = path.join(folder, `${report.name}-${info.date.slice(0, 16).replace('T', '-').replace(':', '')}`);
-  writeFileSync(`${stem}.json`, `${JSON.stringify({ ...report, info }, null, 1)}\n`);
+  const { charts = {}, ...facts } = report;
+  writeFileSync(`${stem}.json`, `${JSON.stringify({ ...facts, info }, null, 1)}\n`);
+  for (const [name, svg] of Object.entries(charts)) writeFileSync(`${stem}-${name}.svg`, svg);
+  const pictures = Object.keys(charts).map((name) => `![${name}](${path.basename(stem)}-${name}.svg)`);
   const { machine: m } = info;
   const head = [
     `# ${report.name}, ${info.date.slice(0, 10)}`,
@@ -121,7 +126,10 @@ export function publish(
       .join('')}`,
   ];
   const notes = report.notes.length > 0 ? ['', ...report.notes.map((n) => `- ${n}`)] : [];
-  writeFileSync(`${stem}.md`, `${[...head, '', tables.map(renderMarkdown).join('\n\n'), ...notes].join('\n')}\n`);
+  writeFileSync(
+    `${stem}.md`,
+    `${[...head, '', [...tables.map(renderMarkdown), ...pictures].join('\n\n'), ...notes].join('\n')}\n`,
+  );
   print(`\nwritten: ${path.relative(process.cwd(), stem)}.json and .md\n`);
   return stem;
 }
