@@ -1,15 +1,15 @@
 /** A tiny generated model behind a real engine thread, a real adapter registry, and the daemon's HTTP face with evaluations. */
-import { createHash } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { createAdaptorServer } from '@hono/node-server';
-import type { Hono } from 'hono';
+import { Hono } from 'hono';
 import { openVocabulary, type Vocabulary } from '../../../addon/index.ts';
+import { adapterRoutes } from '../../../daemon/adapter-routes.ts';
 import { AdapterRegistry } from '../../../daemon/adapters/registry.ts';
 import { EngineClient } from '../../../daemon/engine/client.ts';
-import { DaemonError } from '../../../daemon/errors.ts';
 import { ReportStore } from '../../../daemon/evaluation/report-store.ts';
 import { evaluationRoutes } from '../../../daemon/evaluation/routes.ts';
 import { ENGINE_LIMITS } from '../../../daemon/limits.ts';
@@ -17,6 +17,8 @@ import { Metrics } from '../../../daemon/metrics.ts';
 import { inspectModel } from '../../../daemon/models/inspect.ts';
 import type { BaseModel, EvaluationEvent, TrainingExample } from '../../../daemon/protocol.ts';
 import { createServer, type DaemonEnv } from '../../../daemon/server.ts';
+import { buildDataset } from '../../../daemon/training/dataset-build.ts';
+import { DatasetStore } from '../../../daemon/training/dataset-store.ts';
 import { type PeftAdapterOptions, writePeftAdapter } from '../../support/safetensors-writer.ts';
 import { writeTinyModel } from '../../support/tiny-models.ts';
 import { CALLER, DoubleReceipts, TOKEN } from '../engine/rig.ts';
@@ -34,7 +36,7 @@ export interface EvaluationRig {
   vocabulary: Vocabulary;
   contextTokens: number;
   /** Stores a data set and answers its digest. */
-  dataset(examples: TrainingExample[]): string;
+  dataset(examples: TrainingExample[]): Promise<string>;
   adapter(name: string, options: PeftAdapterOptions): Promise<string>;
   call(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response>;
   /** A whole evaluation: its events. */
@@ -77,22 +79,26 @@ export async function startEvaluationRig(): Promise<EvaluationRig> {
   };
   const resolveAdapter = async (name: string) => ({ handle: await registry.handle(name), fingerprint: null });
   const log = { info() {}, warn() {}, error: (fields: object) => console.error(fields) };
-  const datasets = join(folder, 'datasets');
+  const datasets = await DatasetStore.open({
+    root: join(folder, 'datasets'),
+    baseDigest: digest,
+    contextTokens,
+    build: (source, target) => buildDataset({ source, target, vocabulary, contextTokens }),
+  });
   const parts: Hono<DaemonEnv>[] = [
     evaluationRoutes({
       model,
       prepare: { vocabulary, contextTokens, resolveAdapter },
       context: { engine, vocabulary, receipts, baseDigest: digest, engineVersion: 'test' },
       reports: await ReportStore.open(folder),
-      datasetPath: (sought) => {
-        if (!known.has(sought)) throw new DaemonError('not_found', 'there is no such dataset', 'dataset');
-        return `${datasets}-${sought}`;
-      },
+      datasetPath: (sought) => datasets.source(sought),
       digestOf: (name) => registry.digestOf(name),
       log,
     }),
   ];
-  const known = new Set<string>();
+  const intake = new Hono<DaemonEnv>();
+  intake.post('/datasets', async (c) => c.json(await datasets.receive(c.env.incoming, 0)));
+  parts.push(intake, adapterRoutes(registry, engine));
   const server = createServer({
     token: TOKEN,
     engine,
@@ -133,12 +139,9 @@ export async function startEvaluationRig(): Promise<EvaluationRig> {
     vocabulary,
     contextTokens,
     call,
-    dataset(examples) {
+    async dataset(examples) {
       const text = examples.map((example) => `${JSON.stringify(example)}\n`).join('');
-      const sha = createHash('sha256').update(text).digest('hex');
-      writeFileSync(`${datasets}-${sha}`, text);
-      known.add(sha);
-      return sha;
+      return (await datasets.receive(Readable.from([Buffer.from(text)]), 0)).digest;
     },
     async adapter(name, options) {
       const source = join(folder, `source-${name}`);
