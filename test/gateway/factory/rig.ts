@@ -21,6 +21,10 @@ export async function startFactoryRig(options: Parameters<typeof startRig>[0] = 
   const openai = rig.client();
   const made: FactoryRig = {
     ...rig,
+    async close() {
+      training.stop();
+      await rig.close();
+    },
     training,
     openai,
     async upload(name, text, client = openai) {

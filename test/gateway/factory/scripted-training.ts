@@ -40,6 +40,8 @@ export interface ScriptedTraining {
   puts: Map<string, number>;
   /** Breaks every event stream that is open. */
   hangUp(): void;
+  /** No run goes on. */
+  stop(): void;
 }
 
 export function scriptTraining(daemon: ScriptedDaemon): ScriptedTraining {
@@ -55,6 +57,10 @@ export function scriptTraining(daemon: ScriptedDaemon): ScriptedTraining {
     puts: new Map(),
     hangUp: () => {
       for (const response of open) response.destroy();
+    },
+    stop: () => {
+      for (const { timer } of training.runs.values()) clearTimeout(timer);
+      training.stepMs = null;
     },
   };
 
