@@ -1,5 +1,5 @@
 /** A Trainer that computes next to nothing, but whose weights depend on every row, weight, order and setting that reached it. */
-import type { Trainer, TrainingRows, UpdateOptions } from '../../../addon/types.ts';
+import type { TrainedPair, Trainer, TrainingRows, UpdateOptions } from '../../../addon/types.ts';
 
 const PARAMETERS = 8;
 
@@ -83,7 +83,7 @@ export class DoubleTrainer implements Trainer {
     return { gradientNorm: norm, applied: Number.isFinite(norm) };
   }
 
-  pairs() {
+  pairs(): TrainedPair[] {
     return [];
   }
   gradients() {
