@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
+import { createParser } from 'eventsource-parser';
 import { urlFor } from '../supervisor/ports.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
@@ -50,8 +51,35 @@ export class GatewayClient {
     const response = await this.#request(path, { method: 'GET' });
     if (!response.ok || response.body === null) throw refusal(response, parse(await response.text()));
     const length = response.headers.get('content-length');
-    const body = Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]);
-    return { bytes: length === null ? null : Number(length), body };
+    // Not as a stream of Node's: one that breaks off before it is read would end the process.
+    return { bytes: length === null ? null : Number(length), body: response.body as AsyncIterable<Uint8Array> };
+  }
+
+  /** The data of server-sent events as they come, parsed, up to `[DONE]`; one that holds an error is a CliError. */
+  async *events(method: string, path: string, body?: object): AsyncGenerator<Record<string, unknown>> {
+    const response = await this.#request(path, {
+      method,
+      headers: { accept: 'text/event-stream', ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    if (!response.ok || response.body === null) throw refusal(response, parse(await response.text()));
+    const waiting: string[] = [];
+    const parser = createParser({ onEvent: ({ data }) => waiting.push(data) });
+    const decoder = new TextDecoder();
+    const chunks = (response.body as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
+    for (;;) {
+      const { done, value } = await chunks.next().catch((error: Error) => {
+        throw new CliError(`The connection to ${this.url} broke: ${error.message}.`);
+      });
+      if (done) return;
+      parser.feed(decoder.decode(value, { stream: true }));
+      for (const data of waiting.splice(0)) {
+        if (data === '[DONE]') return;
+        const event = parse(data) as Record<string, unknown>;
+        if (event.error !== undefined) throw refusal(response, event);
+        yield event;
+      }
+    }
   }
 
   async #request(path: string, init: RequestInit): Promise<Response> {

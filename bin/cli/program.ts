@@ -4,6 +4,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { FetchError } from '../../daemon/models/fetch.ts';
 import { addAdapter, listAdapters, removeAdapter } from './adapters.ts';
 import { CliError, GatewayClient } from './client.ts';
+import { evaluate, listAliases, promote, rollback } from './evaluate.ts';
 import { type ExportOptions, exportAdapter } from './export.ts';
 import { createKey, type KeyOptions, listKeys, revokeKey } from './keys.ts';
 import { type AddModelOptions, addModel, listModels, type QuantizeBaseOptions, quantizeBase } from './models.ts';
@@ -115,12 +116,46 @@ function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: n
     .option('--json', 'as JSON')
     .action((name: string, options: ExportOptions) => exportAdapter(client(), name, options, output));
 
+  program
+    .command('evaluate')
+    .description('compare models on a file of examples: loss, ROUGE, BLEU, exact match, graders; with 95 % intervals')
+    .argument('<file>', 'examples as for training, or the id of an uploaded file')
+    .requiredOption('--model <name>', 'may be given several times; the base goes by its id', collect)
+    .option('--grader <file>', "JSON of one of OpenAI's grader objects, or a list of them", collect)
+    .option('--examples <n>', 'a seeded sample of so many examples', positive)
+    .option('--seed <n>', 'of the sample and the intervals', positive)
+    .option('--max-tokens <n>', 'longest answer', positive)
+    .option('--no-generate', 'loss, perplexity and token accuracy only')
+    .option('--json', 'as JSON')
+    .action((file, options) => evaluate(client(), file, options, output));
+  program
+    .command('promote')
+    .description('let an alias stand for a model, if the criteria hold on its report')
+    .argument('<alias>')
+    .argument('<model>')
+    .requiredOption('--require <criterion>', "such as 'rougeL >= base + 0.02' or 'loss < current'", collect)
+    .option('--evaluation <id>', 'default: the newest that has the model')
+    .option('--confident', 'the unfavourable end of the 95 % interval must hold')
+    .option('--json', 'as JSON')
+    .action((alias, model, options) => promote(client(), alias, model, options, output));
+  program
+    .command('rollback')
+    .description('let an alias stand for what it stood for before')
+    .argument('<alias>')
+    .option('--json', 'as JSON')
+    .action((alias, options) => rollback(client(), alias, options, output));
+  program
+    .command('aliases')
+    .description('what each alias stands for')
+    .option('--json', 'as JSON')
+    .action((options) => listAliases(client(), options, output));
+
   const keys = program.command('keys').description('API keys of the running server');
   keys
     .command('create')
     .description('make a key; it is printed once and kept nowhere')
     .requiredOption('--name <name>', 'what it is for')
-    .option('--scopes <list>', 'inference, adapters, keys, metrics, admin (default: inference)', words)
+    .option('--scopes <list>', 'inference, adapters, fine_tuning, keys, metrics, admin (default: inference)', words)
     .option('--models <list>', 'only these models', words)
     .option('--rpm <n>', 'requests per minute', positive)
     .option('--tpm <n>', 'tokens per minute', positive)
@@ -164,6 +199,10 @@ function words(text: string): string[] {
     .filter(Boolean);
   if (list.length === 0) throw new InvalidArgumentError('Give one or more names, separated by commas.');
   return list;
+}
+
+function collect(text: string, list: string[] = []): string[] {
+  return [...list, text];
 }
 
 function positive(text: string): number {

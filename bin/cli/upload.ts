@@ -41,11 +41,12 @@ export async function adapterFiles(path: string): Promise<LocalFile[]> {
   );
 }
 
-/** `onProgress` is told after every piece that was handed to the connection. */
+/** `onProgress` is told after every piece that was handed to the connection. `field`: the name under which the files go. */
 export function multipart(
   fields: Record<string, string>,
   files: LocalFile[],
   onProgress: (doneBytes: number, totalBytes: number) => void,
+  field = 'files',
 ): Upload {
   const boundary = `modelfactory-${randomBytes(18).toString('hex')}`;
   const heads = Object.entries(fields).map(([name, value]) =>
@@ -53,7 +54,7 @@ export function multipart(
   );
   const fileHeads = files.map((file) =>
     Buffer.from(
-      `--${boundary}\r\ncontent-disposition: form-data; name="files"; filename="${quote(file.name)}"\r\ncontent-type: application/octet-stream\r\n\r\n`,
+      `--${boundary}\r\ncontent-disposition: form-data; name="${field}"; filename="${quote(file.name)}"\r\ncontent-type: application/octet-stream\r\n\r\n`,
     ),
   );
   const lineEnd = Buffer.from('\r\n');
