@@ -88,4 +88,9 @@ export type ToRun = {
   error: { code: string; message: string } | null;
 };
 
-export type WorkerResult = BuiltDataset | RunOutcome | Trial;
+/** The task cannot be done, for a reason that its owner can do something about. */
+export interface Refused {
+  refused: { code: string; message: string; param: string | null };
+}
+
+export type WorkerResult = BuiltDataset | RunOutcome | Trial | Refused;

@@ -1,9 +1,9 @@
 /** The training workers: one thread trains, one reads datasets and makes estimates; both end when they have been idle. */
 import { Piscina } from 'piscina';
-import { DaemonError, type DaemonErrorCode } from '../errors.ts';
+import { DaemonError } from '../errors.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import type { BuiltDataset } from './dataset-build.ts';
-import type { BuildTask, RunOutcome, RunTask, Trial, TrialTask } from './messages.ts';
+import type { BuildTask, Refused, RunOutcome, RunTask, Trial, TrialTask } from './messages.ts';
 
 export interface TrainingWorkers {
   build(task: Omit<BuildTask, 'type'>): Promise<BuiltDataset>;
@@ -48,14 +48,10 @@ function pool(): Piscina {
   });
 }
 
-async function ask<T>(pool: Piscina, task: unknown): Promise<T> {
-  try {
-    return await pool.run(task);
-  } catch (error) {
-    const plain = (error as { plain?: { code: string; message: string; param: string | null } }).plain;
-    if (plain === undefined) throw error;
-    // Run errors name a file of the job; to who asks for an estimate they are errors of the request.
-    const code = plain.code === 'dataset_invalid' ? 'dataset_invalid' : 'invalid_request_error';
-    throw new DaemonError(code satisfies DaemonErrorCode, plain.message, plain.param);
-  }
+async function ask<T extends object>(pool: Piscina, task: unknown): Promise<T> {
+  const result: T | Refused = await pool.run(task);
+  if (!('refused' in result)) return result;
+  const { code, message, param } = result.refused;
+  // Errors of a run name a file of the job; to who asks for an estimate they are errors of the request.
+  throw new DaemonError(code === 'dataset_invalid' ? code : 'invalid_request_error', message, param);
 }

@@ -25,9 +25,8 @@ export async function work(task: WorkerTask): Promise<WorkerResult> {
         return await withModel(task, (model) => runTask(model, task));
     }
   } catch (error) {
-    // Errors cross the thread boundary without their class: a code and a param is what the other side makes a new one of.
-    if (error instanceof DaemonError || error instanceof RunError)
-      throw Object.assign(new Error(error.message), { plain: error.toPlain() });
+    // Errors lose their class and their fields on the way between threads, so these go as data.
+    if (error instanceof DaemonError || error instanceof RunError) return { refused: error.toPlain() };
     throw error;
   }
 }
