@@ -51,8 +51,8 @@ export interface ConvertOptions {
 export function convertRows(options: ConvertOptions): Uint8Array {
   const { from, to, bytes, width, threads = 1, change = null } = options;
   checkInteger(from, 0, 1024, 'from');
+  check(Object.hasOwn(QUANTIZED_TYPES, to), `rows cannot be made into ${String(to)}`);
   const number = QUANTIZED_TYPES[to];
-  check(number !== undefined, `rows cannot be made into ${String(to)}`);
   check(bytes instanceof Uint8Array, 'bytes must be a Uint8Array');
   checkInteger(width, 1, 1 << 24, 'width');
   checkInteger(threads, 1, 512, 'threads');

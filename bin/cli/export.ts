@@ -19,7 +19,7 @@ export interface ExportOptions {
 }
 
 /** Files of a PEFT folder; a server that sends others is not obeyed. */
-const PEFT_FILE = /^[A-Za-z0-9][\w.-]{0,127}$/;
+const PEFT_NAME = /^[A-Za-z0-9_][\w.@-]{0,127}$/;
 const PEFT_FILES_MAX = 64;
 
 const NEXT: Record<ExportOptions['format'], (path: string) => string> = {
@@ -70,7 +70,8 @@ export async function exportAdapter(
     throw readable(error, folder);
   } finally {
     bar.finish();
-    await rm(temporary, { recursive: true, force: true });
+    // Where nothing could be made, nothing is to be removed.
+    await rm(temporary, { recursive: true, force: true }).catch(() => {});
   }
   const seconds = (performance.now() - started) / 1000;
   out(
@@ -101,8 +102,8 @@ async function unpack(body: AsyncIterable<Uint8Array>, directory: string): Promi
 }
 
 function fileOf({ name, type }: Header): string | null {
-  const [, file, ...rest] = name.split('/');
-  return type === 'file' && rest.length === 0 && file !== undefined && PEFT_FILE.test(file) ? file : null;
+  const [folder = '', file = '', ...rest] = name.split('/');
+  return type === 'file' && rest.length === 0 && [folder, file].every((part) => PEFT_NAME.test(part)) ? file : null;
 }
 
 async function synced(path: string): Promise<void> {

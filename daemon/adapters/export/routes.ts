@@ -42,6 +42,7 @@ export function exportRoutes(context: ExportContext, log: Pick<DaemonLog, 'info'
       } catch (error) {
         // The head was sent: the length that does not come says that the rest is missing.
         outgoing.destroy();
+        await close();
         log.warn({ adapter: name, ...query, cause: (error as Error).message }, 'an export ended early');
       } finally {
         await close();

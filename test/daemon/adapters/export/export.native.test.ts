@@ -1,20 +1,18 @@
 /** What goes out is what computes here: PEFT folders to the byte, GGUF LoRAs and merged models to the logits, in libllama too. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
 import fc from 'fast-check';
-import { extract } from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadModel, type Model, TARGETS } from '../../../../addon/index.ts';
 import { type ExportContext, type ExportQuery, openExport } from '../../../../daemon/adapters/export/export.ts';
-import { AdapterRegistry } from '../../../../daemon/adapters/registry.ts';
+import type { AdapterRegistry } from '../../../../daemon/adapters/registry.ts';
 import { readGgufHeader } from '../../../../daemon/models/gguf.ts';
-import { inspectModel } from '../../../../daemon/models/inspect.ts';
 import { reference } from '../../../../loadtest/bench/libllama.ts';
 import { agreement, ENGINE, forward, randomTokens } from '../../../addon/rig.ts';
 import { type PeftAdapterOptions, writePeftAdapter } from '../../../support/safetensors-writer.ts';
 import { type TinyModel, writeTinyModel } from '../../../support/tiny-models.ts';
+import { contextFor, untar } from './rig.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mf-export-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -27,16 +25,9 @@ interface Rig {
 }
 
 async function openRig(tiny: TinyModel): Promise<Rig> {
-  const { shape } = inspectModel(tiny.path);
-  const registry = await AdapterRegistry.open({ root: mkdtempSync(join(folder, 'adapters-')), base: shape });
-  const { size, mtimeMs } = statSync(tiny.path);
-  const model = { path: tiny.path, id: 'tiny', digest: 'ab'.repeat(32), bytes: size, modifiedMs: mtimeMs };
-  return {
-    tiny,
-    model: loadModel({ path: tiny.path, device: 'cpu', threads: 1 }),
-    registry,
-    context: { registry, model, base: shape },
-  };
+  const context = await contextFor(tiny, folder);
+  const model = loadModel({ path: tiny.path, device: 'cpu', threads: 1 });
+  return { tiny, model, registry: context.registry, context };
 }
 
 async function exported(rig: Rig, name: string, query: ExportQuery): Promise<Buffer> {
@@ -47,18 +38,6 @@ async function exported(rig: Rig, name: string, query: ExportQuery): Promise<Buf
   const all = Buffer.concat(parts);
   expect(all.byteLength).toBe(bytes);
   return all;
-}
-
-async function untar(tar: Buffer): Promise<Map<string, Buffer>> {
-  const files = new Map<string, Buffer>();
-  const reader = extract();
-  Readable.from([tar]).pipe(reader);
-  for await (const entry of reader) {
-    const parts: Buffer[] = [];
-    for await (const part of entry) parts.push(part as Buffer);
-    files.set(entry.header.name, Buffer.concat(parts));
-  }
-  return files;
 }
 
 /** Logits under an adapter of the registry, or of the base. */
