@@ -186,6 +186,8 @@ export interface ChatPromptInput {
   templateArguments?: Record<string, string>;
   /** False: end where the last message ends, as training renders an answer that is there already. Default true. */
   addGenerationPrompt?: boolean;
+  /** Only `prompt` and `generationPrompt` are wanted, by the template alone: four times faster. Default false. */
+  promptOnly?: boolean;
 }
 
 export interface ChatPrompt {

@@ -84,6 +84,9 @@ Napi::Value VocabularyObject::chat_prompt(const Napi::CallbackInfo & info) {
         if (in.Get("addGenerationPrompt").IsBoolean()) {
             input.add_generation_prompt = flag(in, "addGenerationPrompt");
         }
+        if (in.Get("promptOnly").IsBoolean()) {
+            input.prompt_only = flag(in, "promptOnly");
+        }
         if (in.Get("templateArguments").IsObject()) {
             const auto arguments = in.Get("templateArguments").As<Napi::Object>();
             const auto names     = arguments.GetPropertyNames();

@@ -2,6 +2,7 @@
 
 #include <chat.h>
 #include <json-schema-to-grammar.h>
+#include <log.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +23,7 @@ std::shared_ptr<Vocabulary> Vocabulary::open(const std::string & path) {
         return existing;
     }
     llama_log_set(log_errors_only, nullptr);
+    common_log_set_verbosity_thold(LOG_LEVEL_ERROR);
     llama_model_params params = llama_model_default_params();
     params.vocab_only         = true;
     params.n_gpu_layers       = 0;
@@ -91,6 +93,7 @@ ChatPrompt Vocabulary::chat_prompt(const ChatInput & input) const {
         inputs.parallel_tool_calls   = input.parallel_tool_calls;
         inputs.json_schema           = input.json_schema;
         inputs.add_generation_prompt = input.add_generation_prompt;
+        inputs.force_pure_content    = input.prompt_only;
         inputs.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
         for (const auto & [name, value] : input.arguments) {
             inputs.chat_template_kwargs[name] = value;

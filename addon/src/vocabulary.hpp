@@ -26,6 +26,7 @@ struct ChatInput {
     std::string                                      json_schema;
     std::vector<std::pair<std::string, std::string>> arguments;  // name, JSON value
     bool                                             add_generation_prompt = true;
+    bool                                             prompt_only           = false;
 };
 
 struct ChatPrompt {

@@ -2,7 +2,7 @@
  * From an example to rows of tokens. The prompt's tokens are those that serving would send; what is trained is what the
  * chat template writes for the assistant's message after its generation prompt, the end of the turn included.
  */
-import type { ChatPrompt, Vocabulary } from '../../addon/types.ts';
+import type { ChatPrompt, ChatPromptInput, Vocabulary } from '../../addon/types.ts';
 import { AddonError } from '../../addon/types.ts';
 import { plainTools } from '../generate/plain-tools.ts';
 import type { TrainingExample, TrainingMessage } from './protocol.ts';
@@ -129,16 +129,22 @@ function conversation(
     list: readonly TrainingMessage[],
     withTools: Record<string, unknown>[],
     addGenerationPrompt: boolean,
-  ) =>
-    vocabulary.chatPrompt({
+    whole = false,
+  ) => {
+    const plain = list.every((message) => Object.keys(message).every((key) => PLAIN_KEYS.has(key)));
+    const shape = `${addGenerationPrompt} ${list.map(({ role }) => role).join(' ')}`;
+    const input: ChatPromptInput = {
       messagesJson: JSON.stringify(list.map(({ weight: _, ...message }) => message)),
       toolsJson: withTools.length === 0 ? '' : JSON.stringify(withTools),
       toolChoice: withTools.length === 0 ? 'none' : 'auto',
       parallelToolCalls: parallel,
       jsonSchema: '',
       addGenerationPrompt,
-    });
-  if (tools.length === 0 || knowsTools(messages, tools, (list) => render(list, tools, true))) {
+    };
+    const quick = plain && !whole && withTools.length === 0;
+    return quick ? quickPrompt(vocabulary, shape, input) : vocabulary.chatPrompt(input);
+  };
+  if (tools.length === 0 || knowsTools(messages, tools, (list) => render(list, tools, true, true))) {
     return {
       messages,
       render: (list, generate) => render(list, tools, generate),
@@ -157,6 +163,30 @@ function conversation(
         ? message
         : { ...message, content: JSON.stringify({ response: message.content ?? '' }) },
   };
+}
+
+const PLAIN_KEYS: ReadonlySet<string> = new Set(['role', 'content', 'weight']);
+/** Whether the template alone writes what serving would have it write, for conversations of a shape. */
+const quickShapes = new WeakMap<Vocabulary, Map<string, boolean>>();
+const SHAPES_MAX = 4096;
+
+/**
+ * Some families of models get more than their template from libllama, so the first conversation of each shape is rendered
+ * both ways; where both are the same, the template alone is enough from then on.
+ */
+function quickPrompt(vocabulary: Vocabulary, shape: string, input: ChatPromptInput): ChatPrompt {
+  let shapes = quickShapes.get(vocabulary);
+  if (shapes === undefined) {
+    shapes = new Map();
+    quickShapes.set(vocabulary, shapes);
+  }
+  const known = shapes.get(shape);
+  if (known === true) return vocabulary.chatPrompt({ ...input, promptOnly: true });
+  const whole = vocabulary.chatPrompt(input);
+  if (known === undefined && shapes.size < SHAPES_MAX) {
+    shapes.set(shape, vocabulary.chatPrompt({ ...input, promptOnly: true }).prompt === whole.prompt);
+  }
+  return whole;
 }
 
 /** As in serving: the template knows tools if it has a grammar for their calls, or writes their names into the prompt. */
