@@ -14,7 +14,7 @@ function smooth(values: readonly number[], width = 5): [number, number][] {
 
 export async function loss(bench: Bench): Promise<PartResult> {
   const { options, python, log } = bench;
-  const job = jobOf(bench, { steps: options.lossSteps, initialA: bench.initialA });
+  const job = jobOf(bench, { batch: options.lossBatch, steps: options.lossSteps, initialA: bench.initialA });
   const progress = (side: string) => (step: { step: number; loss: number }) => {
     if (step.step % 10 === 0) log(`loss, ${side}: step ${step.step}, ${number(step.loss)}`);
   };
@@ -29,7 +29,7 @@ export async function loss(bench: Bench): Promise<PartResult> {
   return {
     tables: [
       {
-        title: `Training loss over ${options.lossSteps} steps, batch ${options.batch}, rate ${job.learningRate}`,
+        title: `Training loss over ${options.lossSteps} steps, batch ${options.lossBatch}, rate ${job.learningRate}`,
         columns: ['trainer', 'mean', 'first third', 'second', 'last'],
         rows: [
           ['modelfactory', number(mean(ours), 4), ...thirds(ours)],

@@ -17,9 +17,10 @@ export interface TrainBenchOptions {
   rounds: number;
   seed: number;
   rank: number;
-  /** Speed and loss: examples a step. */
+  /** Speed: examples a step. */
   batch: number;
   speedSteps: number;
+  lossBatch: number;
   lossSteps: number;
   /** LoRA against prefix tuning. */
   prefix: {
@@ -54,6 +55,7 @@ export const TRAIN_DEFAULTS: Omit<TrainBenchOptions, 'modelPath'> = {
   rank: 8,
   batch: 8,
   speedSteps: 6,
+  lossBatch: 4,
   lossSteps: 60,
   prefix: {
     tokens: 128,
@@ -77,6 +79,7 @@ export const TRAIN_QUICK: Partial<TrainBenchOptions> = {
   rounds: 1,
   batch: 2,
   speedSteps: 2,
+  lossBatch: 2,
   lossSteps: 4,
   prefix: {
     tokens: 16,

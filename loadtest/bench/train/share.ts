@@ -20,9 +20,8 @@ class Side {
   readonly ready: Promise<void>;
 
   constructor(order: ShareOrder) {
-    this.worker = new Worker(new URL('./share-worker.ts', import.meta.url), {
+    this.worker = new Worker(new URL('./share-boot.mjs', import.meta.url), {
       workerData: order,
-      execArgv: ['--import', 'tsx'],
     });
     this.ready = new Promise((resolve, reject) => {
       this.worker.once('message', () => {
