@@ -1,10 +1,15 @@
 /** From a file to a promoted alias: a real gateway over a real daemon with a tiny model, spoken to by OpenAI's SDK where it has words for it. */
+import { writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { serve } from '@hono/node-server';
 import OpenAI, { toFile } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { runCli } from '../../../bin/cli/program.ts';
 import { type App, createApp } from '../../../gateway/app.ts';
 import { type OpenedDatabase, openDatabase } from '../../../gateway/db/open.ts';
 import { diskStorage } from '../../../gateway/factory/files/storage.ts';
@@ -287,6 +292,81 @@ describe('graders of the OpenAI API', () => {
     await expect(refused({ type: 'score_model', name: 'j', model: 'a', input: image })).rejects.toMatchObject({
       status: 400,
       param: 'grader.input[0].content',
+    });
+  });
+});
+
+describe('the command line', () => {
+  test('evaluates a file, promotes by what it must reach, refuses with the numbers, rolls back', async () => {
+    const server = serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }) as Server;
+    await new Promise((done) => server.once('listening', done));
+    const env = {
+      MODELFACTORY_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      MODELFACTORY_KEY: admin,
+    };
+    const cli = async (...args: string[]) => {
+      const out: string[] = [];
+      const notes: string[] = [];
+      const code = await runCli(args, { out: (line) => out.push(line), note: (line) => notes.push(line) }, env);
+      return { code, out: out.join('\n'), notes: notes.join('\n') };
+    };
+    const data = join(folder, 'cli.jsonl');
+    const lines = Array.from({ length: 10 }, (_, i) =>
+      JSON.stringify({ prompt: `count ${i}`, completion: ` then ${i + 1}` }),
+    );
+    writeFileSync(data, lines.join('\n'));
+    const grader = join(folder, 'grader.json');
+    const both = { input: '{{ sample.output_text }}', reference: '{{ item.reference }}' };
+    writeFileSync(grader, JSON.stringify({ type: 'string_check', name: 'other', operation: 'ne', ...both }));
+
+    const evaluated = await cli(
+      'evaluate',
+      data,
+      '--model',
+      'tiny',
+      '--model',
+      'a',
+      '--grader',
+      grader,
+      '--max-tokens',
+      '4',
+    );
+    expect(evaluated.notes).toMatch(/10 examples, .* Promote with/s);
+    expect(evaluated.code).toBe(0);
+    expect(
+      evaluated.out
+        .split('\n')[0]
+        ?.trim()
+        .split(/\s{2,}/),
+    ).toEqual(['tiny', 'a']);
+    expect(evaluated.out).toMatch(/ROUGE-L +0\.\d+ \[0\.\d+, \d/);
+    expect(evaluated.out).toMatch(/grader:other +1\.000 \[1\.000, 1\.000\]/);
+
+    const refused = await cli(
+      'promote',
+      'counting',
+      'a',
+      '--require',
+      'loss <= base - 50',
+      '--require',
+      'grader:other >= 0.5',
+    );
+    expect(refused.code).toBe(1);
+    expect(refused.notes).toMatch(/loss <= base - 50: it is .* and had to be <=/);
+    const promoted = await cli('promote', 'counting', 'a', '--require', 'loss <= base + 50');
+    expect(promoted).toMatchObject({ code: 0 });
+    expect(promoted.out).toContain('counting stands for a now (version 1)');
+    expect((await cli('aliases')).out).toMatch(/counting +a +1 +promote/);
+    expect((await cli('promote', 'counting', 'tiny', '--require', 'grader:other >= current')).code).toBe(0);
+    expect((await cli('rollback', 'counting')).out).toContain('counting stands for a again');
+    expect((await cli('rollback', 'counting')).notes).toContain('stood for nothing before');
+    for (const bad of ['rougeL', 'rougeL => base', 'rougeL >= best', 'loss < base * 2'])
+      expect((await cli('promote', 'counting', 'a', '--require', bad)).notes).toContain('is no criterion');
+    expect((await cli('evaluate', join(folder, 'none.jsonl'), '--model', 'a')).notes).toContain('There is no file');
+    expect((await cli('promote', 'x', 'nobody', '--require', 'loss < 1')).notes).toContain('No evaluation has nobody');
+    await new Promise((done) => {
+      server.close(done);
+      server.closeAllConnections();
     });
   });
 });
