@@ -1,7 +1,7 @@
 /** The table of routes: what each is called, who may call it, what it takes and gives. app.ts mounts it; /openapi.json is made of it. */
 import { type OpenAPIHono, type RouteConfig, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { adapterCard, exportAdapter, getAdapterCard } from './api/adapter-export.ts';
+import { adapterCard, exportAdapter, exportQuery, getAdapterCard } from './api/adapter-export.ts';
 import {
   actOnAdapter,
   adapterAdd,
@@ -302,16 +302,18 @@ export function routesOf(
     {
       method: 'get',
       path: '/api/adapters/{name}/export',
-      access: 'adapters',
+      access: 'any',
       tag: manage,
-      summary: 'Take an adapter out: ?format=peft (.tar), gguf (LoRA) or merged (a model), &type=f16, q8_0, …',
+      summary:
+        'Take out an adapter of this key, or any (scope `adapters`): ?format=peft (.tar), gguf (LoRA) or merged (a model)',
+      query: exportQuery,
       media: 'application/octet-stream',
       handler: (c) => exportAdapter(s, c),
     },
     {
       method: 'get',
       path: '/api/adapters/{name}/card',
-      access: 'adapters',
+      access: 'any',
       tag: manage,
       summary: 'Model card: base, recipe, data, metrics, evaluations, hashes',
       answer: adapterCard,

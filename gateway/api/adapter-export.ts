@@ -2,8 +2,9 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { adapterName } from '../../daemon/protocol.ts';
-import { canUseModel } from '../auth/scopes.ts';
-import { badRequest, modelNotFound } from '../errors.ts';
+import { canAccess, canUseModel } from '../auth/scopes.ts';
+import type { DaemonClient } from '../daemons/client.ts';
+import { ApiError, badRequest, modelNotFound } from '../errors.ts';
 import { parseWith } from '../http/validate.ts';
 import type { AppEnv, Services } from '../services.ts';
 
@@ -25,21 +26,36 @@ export const adapterCard = z
 /** Headers of the daemon's answer that are the client's too. */
 const PASSED = ['content-type', 'content-length', 'content-disposition', 'cache-control'];
 
-/** A name of the key's own list. @throws ApiError */
-function allowedName(c: Context<AppEnv>): string {
+/**
+ * Weights that were trained here leave with their owner or an admin; whom an owner lets use a model, may not take it away.
+ * Adapters that were added are for keys with the scope `adapters`. Every other name does not exist. @throws ApiError
+ */
+async function allowed(services: Services, c: Context<AppEnv>): Promise<{ name: string; holder: DaemonClient }> {
+  const principal = c.get('principal');
   const name = c.req.param('name') ?? '';
   if (!adapterName.safeParse(name).success)
     throw badRequest('name', 'invalid_value', "Invalid 'name': use letters, digits, . _ : @ -; at most 128.");
-  if (!canUseModel(c.get('principal'), name)) throw modelNotFound(name);
-  return name;
+  if (!canUseModel(principal, name)) throw modelNotFound(name);
+  const [holder] = await services.pool.holders(name);
+  if (holder === undefined) throw modelNotFound(name);
+  if (principal.scopes.has('admin')) return { name, holder };
+  const owner = await services.factory.owners.ownerOf(name);
+  if (owner === null && !canAccess(principal, 'adapters')) {
+    throw new ApiError(
+      403,
+      'permission_error',
+      'insufficient_scope',
+      'Taking out an adapter that was added to this server needs the scope `adapters`.',
+    );
+  }
+  if (owner !== null && owner !== principal.keyId) throw modelNotFound(name);
+  return { name, holder };
 }
 
 /** The daemon's stream, piped through: nothing is kept here, and a client who leaves ends it there. */
 export async function exportAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const name = allowedName(c);
   const { format, type } = parseWith(exportQuery, c.req.query());
-  const [holder] = await services.pool.holders(name);
-  if (holder === undefined) throw modelNotFound(name);
+  const { name, holder } = await allowed(services, c);
   const answer = await holder.exportAdapter(name, { format, ...(type && { type }) }, c.req.raw.signal);
   const headers = new Headers();
   for (const header of PASSED) {
@@ -50,8 +66,6 @@ export async function exportAdapter(services: Services, c: Context<AppEnv>): Pro
 }
 
 export async function getAdapterCard(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const name = allowedName(c);
-  const [holder] = await services.pool.holders(name);
-  if (holder === undefined) throw modelNotFound(name);
+  const { name, holder } = await allowed(services, c);
   return c.json(await holder.adapterCard(name));
 }
