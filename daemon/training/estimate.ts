@@ -1,9 +1,9 @@
 /** What a run will take, before it is started: planned as it would be, timed by a short trial on this machine. */
 import { LRUCache } from 'lru-cache';
+import type { DatasetFiles, DatasetStore } from './dataset-store.ts';
 import { availableBytes } from './memory.ts';
 import type { TrialRates } from './messages.ts';
 import type { TrainingWorkers } from './pool.ts';
-import type { DatasetFiles, DatasetStore } from './dataset-store.ts';
 import type { Estimate, EstimateRequest, Recipe } from './protocol.ts';
 import type { RunFiles } from './run-data.ts';
 import { trialSeconds } from './trial.ts';

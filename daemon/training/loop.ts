@@ -7,7 +7,7 @@ import { TRAINING_LIMITS } from '../limits.ts';
 import { isDiskFull } from './disk.ts';
 import type { EventLog } from './event-log.ts';
 import type { NamedBytes } from './peft-folder.ts';
-import { learningRate, pack, type Plan, type PlanItem, type Step } from './plan.ts';
+import { learningRate, type Plan, type PlanItem, pack, type Step } from './plan.ts';
 import type { CheckpointMetrics, Recipe, RunCheckpoint, StepMetrics } from './protocol.ts';
 import { mix, shuffle } from './random.ts';
 import type { RunData } from './run-data.ts';
@@ -108,12 +108,15 @@ export class TrainingLoop {
       await this.finish();
       return 'succeeded';
     } catch (error) {
-      if (error instanceof RunError && error.code === 'loss_not_finite') await this.keepLastGood();
+      if (error instanceof RunError && error.code === 'loss_not_finite') await this.keepWeights();
       if (!(error instanceof Interrupted)) throw error;
       if (error.command === 'cancel') return 'cancelled';
       this.savePoint();
       events.sync();
-      return error.command === 'pause' ? 'paused' : 'stopped';
+      if (error.command !== 'pause') return 'stopped';
+      // Whoever pauses may want to look at what there is.
+      await this.keepWeights();
+      return 'paused';
     }
   }
 
@@ -254,11 +257,11 @@ export class TrainingLoop {
     for (const step of folder.checkpoints().slice(0, -TRAINING_LIMITS.checkpointsKept)) folder.removeCheckpoint(step);
   }
 
-  /** The weights of before the step that failed: an update that would spoil them was not made. */
-  private async keepLastGood(): Promise<void> {
-    const { step, sums } = this.point;
+  /** A checkpoint out of turn: of the last whole step, for no update that would spoil the weights was made. */
+  private async keepWeights(): Promise<void> {
+    const { step, sums, reported } = this.point;
     const { folder, events } = this.o;
-    if (sums === null || events.summary.checkpoints.has(step)) return;
+    if (sums === null || !reported || events.summary.checkpoints.has(step)) return;
     const files = this.o.encode();
     if (files === null) return;
     folder.writeCheckpoint(step, files, this.trainMetrics(step, sums), this.epochOf(step));

@@ -1,4 +1,5 @@
 /** Makes trained adapters servable: through the registry, which checks them as it checks any adapter. */
+import type { AdapterRecord } from '../adapters/record.ts';
 import type { AdapterRegistry } from '../adapters/registry.ts';
 import { localFiles } from '../adapters/source.ts';
 import { DaemonError } from '../errors.ts';
@@ -11,6 +12,8 @@ export interface Publication {
   folder: string;
   /** Null: the run's result. */
   checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null;
+  /** Kept beside the weights, for their card. */
+  record?: AdapterRecord;
 }
 
 export class Publisher {
@@ -29,7 +32,7 @@ export class Publisher {
   }
 
   /** The same again changes nothing. @throws DaemonError */
-  async publish({ id, request, folder, checkpoint }: Publication): Promise<RunCheckpoint | null> {
+  async publish({ id, request, folder, checkpoint, record }: Publication): Promise<RunCheckpoint | null> {
     // A prefix is kept in the run's folder; nothing serves it.
     if (request.recipe.adapter.type !== 'lora') return null;
     const name = checkpoint === null ? request.adapter : `${request.adapter}:ckpt-step-${checkpoint.step}`;
@@ -39,7 +42,8 @@ export class Publisher {
         `there is an adapter ${name} already, and it is not of this run; remove it and make the job again`,
       );
     }
-    const { digest } = await this.registry.addFiles({ name, replace: true, source: sourceOf(id) }, localFiles(folder));
+    const asked = { name, replace: true, source: sourceOf(id), ...(record && { record }) };
+    const { digest } = await this.registry.addFiles(asked, localFiles(folder));
     this.log.info({ run: id, adapter: name, digest }, 'a trained adapter can be served');
     return checkpoint === null ? null : { ...checkpoint, adapter: name, digest, createdAt: new Date().toISOString() };
   }

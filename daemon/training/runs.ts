@@ -9,6 +9,7 @@ import { MessageChannel } from 'node:worker_threads';
 import type { AdapterRegistry } from '../adapters/registry.ts';
 import { DaemonError, toDaemonError } from '../errors.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
+import { recordOf } from './adapter-record.ts';
 import type { DatasetStore } from './dataset-store.ts';
 import { clearTemporary, type Disk, isDiskFull, realDisk } from './disk.ts';
 import { EventLog, EventReader, type NewEvent } from './event-log.ts';
@@ -533,7 +534,11 @@ export class TrainingRuns {
     const { call, folder, checkpoint } = asked;
     const { id, request, state } = run;
     try {
-      const made = await this.publisher.publish({ id, request, folder, checkpoint });
+      // The result has the weights of the last checkpoint, where one was made at that step.
+      const metrics = (checkpoint ?? state.checkpoints.find(({ step }) => step === state.step))?.metrics ?? null;
+      const { base, datasets } = this.o;
+      const record = await recordOf({ id, request, base, datasets, metrics });
+      const made = await this.publisher.publish({ id, request, folder, checkpoint, ...(record && { record }) });
       if (made !== null) {
         const all = [...state.checkpoints.filter(({ step }) => step !== made.step), made].sort(
           (a, b) => a.step - b.step,

@@ -5,7 +5,7 @@ import { DatasetStore } from './dataset-store.ts';
 import { Estimator } from './estimate.ts';
 import { TrainingPool } from './pool.ts';
 import type { TrainingParts } from './routes.ts';
-import { TrainingRuns, type RunsOptions } from './runs.ts';
+import { type RunsOptions, TrainingRuns } from './runs.ts';
 
 export interface TrainingSettings {
   dataDir: string;

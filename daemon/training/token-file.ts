@@ -2,7 +2,7 @@
  * Tokenised examples on disk: `tokens.bin` holds all tokens, then a record per sequence, then the trained spans, all as
  * little-endian int32. The records stay in memory (28 bytes a sequence); tokens are read when they are computed.
  */
-import { closeSync, fsyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import type { TrainingRows } from '../../addon/types.ts';
 import type { Sequence, Span } from './tokenise.ts';
 
