@@ -131,6 +131,37 @@ describe('rating given tokens', () => {
     run.close();
   });
 
+  it('is the loss that training reports for the same rows', async () => {
+    const trainer = bench.model.createTrainer({
+      method: 'lora',
+      targets: ['attn_q'],
+      rank: 1,
+      scale: 1,
+      dropout: 0,
+      prefixTokens: 0,
+      seed: 1,
+      rowsMax: 512,
+      recompute: false,
+      share: 0.5,
+    });
+    const starts = [0];
+    for (const { length } of prompts) starts.push((starts.at(-1) as number) + length);
+    const weights = Float32Array.from(masks.flatMap((mask) => [...mask.slice(0, -1), 0]));
+    const tokens = Int32Array.from(prompts.flatMap((one) => [...one]));
+    const trained = trainer.evaluate({ tokens, starts: Int32Array.from(starts), weights }, false);
+    trainer.close();
+    const run = bench.run();
+    run.loop.submit(scoreJob(1, prompts, masks, null));
+    await run.finish();
+    const all = scored(run, 1);
+    const loss = all.reduce((sum, { logprob }) => sum - logprob, 0);
+    const rated = all.reduce((sum, one) => sum + one.rated, 0);
+    expect(rated).toBe(trained.counted);
+    // The cache of serving holds half floats, training keeps single ones.
+    expect(Math.abs(loss - trained.loss) / rated).toBeLessThan(2e-3);
+    run.close();
+  });
+
   it('is not changed by small chunks, few cells, preemption and generations beside it', async () => {
     const alone = bench.run();
     alone.loop.submit(scoreJob(1, prompts, masks, null));
