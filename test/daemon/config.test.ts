@@ -36,6 +36,9 @@ describe('configuration', () => {
     [{ MODELFACTORY_THREADS: '-1' }],
     [{ MODELFACTORY_PREFIX_CACHE_PERCENT: '1.5' }],
     [{ MODELFACTORY_LOG_LEVEL: 'loud' }],
+    [{ MODELFACTORY_TRAINING: 'maybe' }],
+    [{ MODELFACTORY_TRAINING_SHARE: '1.5' }],
+    [{ MODELFACTORY_TRAINING_SHARE: 'half' }],
   ])('names the variable that is wrong: %o', (env) => {
     const read = () =>
       readConfig({ MODELFACTORY_DATA: folder, MODELFACTORY_DAEMON_TOKEN: TOKEN, ...env } as NodeJS.ProcessEnv);
