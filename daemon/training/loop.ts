@@ -29,16 +29,19 @@ export interface LoopOptions {
   command(): Command;
   /** The adapter's files; null: this kind of result is not served (a prefix). */
   encode(): NamedBytes[] | null;
-  /** Makes a folder servable under a name; resolves with its digest. */
-  publish(
-    folder: string,
-    checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null,
-  ): Promise<RunCheckpoint | null>;
+  /** Makes a folder servable, as a checkpoint or as the run's result. Null: nothing serves it. */
+  publish(folder: string, as: 'checkpoint' | 'result', facts: CheckpointFacts): Promise<RunCheckpoint | null>;
   /** Hears of each step whose weights are there. */
   progress?(step: number, epoch: number, trainedTokens: number): void;
   /** Resident bytes of the process. */
   memoryBytes(): number;
   resumePointMs?: number;
+}
+
+export interface CheckpointFacts {
+  step: number;
+  epoch: number;
+  metrics: CheckpointMetrics;
 }
 
 export type LoopOutcome = 'succeeded' | 'paused' | 'cancelled' | 'stopped';
@@ -242,7 +245,7 @@ export class TrainingLoop {
     for (const step of folder.checkpoints()) {
       // A checkpoint beyond the resume point is made again when the run comes there.
       if (step > this.point.step || events.summary.checkpoints.has(step)) continue;
-      const published = await this.o.publish(folder.checkpointPath(step), folder.readCheckpoint(step));
+      const published = await this.o.publish(folder.checkpointPath(step), 'checkpoint', folder.readCheckpoint(step));
       if (published === null) continue;
       events.append(
         {
@@ -276,12 +279,19 @@ export class TrainingLoop {
   private async finish(): Promise<void> {
     const { folder, events } = this.o;
     const { stopping, step } = this.point;
-    const best = stopping.bestStep > 0 ? stopping.bestStep : step;
     if (this.o.recipe.adapter.type === 'lora') {
-      const path = stopping.bestStep > 0 ? folder.bestPath(best) : folder.checkpointPath(step);
-      await this.o.publish(path, null);
-      if (stopping.bestStep > 0 && best !== step)
+      const { bestStep: best, bestMetrics } = stopping;
+      if (bestMetrics === null)
+        await this.o.publish(folder.checkpointPath(step), 'result', folder.readCheckpoint(step));
+      else
+        await this.o.publish(folder.bestPath(best), 'result', {
+          step: best,
+          epoch: this.epochOf(best),
+          metrics: bestMetrics,
+        });
+      if (bestMetrics !== null && best !== step) {
         this.message('info', `The adapter is that of step ${best}, the best on the validation set.`);
+      }
     }
     events.sync();
   }

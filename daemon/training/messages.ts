@@ -1,8 +1,8 @@
 /** What main thread and training workers say to each other. */
 import type { MessagePort } from 'node:worker_threads';
 import type { BuiltDataset } from './dataset-build.ts';
-import type { Command } from './loop.ts';
-import type { CheckpointMetrics, Recipe, RunCheckpoint, RunRequest, TrainingEvent } from './protocol.ts';
+import type { CheckpointFacts, Command } from './loop.ts';
+import type { Recipe, RunCheckpoint, RunRequest, TrainingEvent } from './protocol.ts';
 import type { RunFiles } from './run-data.ts';
 
 export interface BuildTask {
@@ -75,12 +75,7 @@ export type FromRun =
   | { type: 'begun'; steps: number; memoryBytes: number }
   | { type: 'event'; event: TrainingEvent }
   | { type: 'progress'; step: number; epoch: number; trainedTokens: number }
-  | {
-      type: 'publish';
-      call: number;
-      folder: string;
-      checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null;
-    };
+  | { type: 'publish'; call: number; folder: string; as: 'checkpoint' | 'result'; facts: CheckpointFacts };
 export type ToRun = {
   type: 'published';
   call: number;

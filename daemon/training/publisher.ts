@@ -3,17 +3,18 @@ import type { AdapterRecord } from '../adapters/record.ts';
 import type { AdapterRegistry } from '../adapters/registry.ts';
 import { localFiles } from '../adapters/source.ts';
 import { DaemonError } from '../errors.ts';
-import type { CheckpointMetrics, RunCheckpoint, RunRequest } from './protocol.ts';
+import type { CheckpointFacts } from './loop.ts';
+import type { RunCheckpoint, RunRequest } from './protocol.ts';
 
 export interface Publication {
   id: string;
   request: RunRequest;
   /** A whole PEFT folder. */
   folder: string;
-  /** Null: the run's result. */
-  checkpoint: { step: number; epoch: number; metrics: CheckpointMetrics } | null;
+  as: 'checkpoint' | 'result';
+  facts: CheckpointFacts;
   /** Kept beside the weights, for their card. */
-  record?: AdapterRecord;
+  record: AdapterRecord | undefined;
 }
 
 export class Publisher {
@@ -32,20 +33,21 @@ export class Publisher {
   }
 
   /** The same again changes nothing. @throws DaemonError */
-  async publish({ id, request, folder, checkpoint, record }: Publication): Promise<RunCheckpoint | null> {
+  async publish({ id, request, folder, as, facts, record }: Publication): Promise<RunCheckpoint | null> {
     // A prefix is kept in the run's folder; nothing serves it.
     if (request.recipe.adapter.type !== 'lora') return null;
-    const name = checkpoint === null ? request.adapter : `${request.adapter}:ckpt-step-${checkpoint.step}`;
+    const name = as === 'result' ? request.adapter : `${request.adapter}:ckpt-step-${facts.step}`;
     if (this.taken(id, name)) {
       throw new DaemonError(
         'adapter_exists',
         `there is an adapter ${name} already, and it is not of this run; remove it and make the job again`,
       );
     }
-    const asked = { name, replace: true, source: sourceOf(id), ...(record && { record }) };
+    const asked = { name, replace: true, source: sourceOf(id), ...(record === undefined ? {} : { record }) };
     const { digest } = await this.registry.addFiles(asked, localFiles(folder));
     this.log.info({ run: id, adapter: name, digest }, 'a trained adapter can be served');
-    return checkpoint === null ? null : { ...checkpoint, adapter: name, digest, createdAt: new Date().toISOString() };
+    const { step, epoch, metrics } = facts;
+    return { step, epoch, adapter: name, digest, metrics, createdAt: new Date().toISOString() };
   }
 
   /** Removes a checkpoint's name, and with it its files where no other name means them. */

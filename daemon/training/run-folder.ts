@@ -12,7 +12,14 @@ import { z } from 'zod';
 import { TRAINING_LIMITS } from '../limits.ts';
 import { clearTemporary, type Disk, placeFolder, realDisk, replaceFile } from './disk.ts';
 import type { NamedBytes } from './peft-folder.ts';
-import { type CheckpointMetrics, type RunCheckpoint, type RunRequest, type RunStatus, runRequest } from './protocol.ts';
+import {
+  type CheckpointMetrics,
+  type RunCheckpoint,
+  type RunRequest,
+  type RunStatus,
+  runRequest,
+  type StepMetrics,
+} from './protocol.ts';
 
 const STEP = /^step-(\d{1,10})$/;
 
@@ -69,6 +76,8 @@ export interface RunState {
   crashedAt: number;
   checkpoints: RunCheckpoint[];
   error: { code: string; message: string; param: string | null } | null;
+  /** Of a run that is over: what there is to know of its events without reading them. */
+  told: { lastEvent: number; metrics: StepMetrics | null } | null;
   createdAt: string;
   /** When it last entered the queue; orders the queue. */
   queuedAt: string;

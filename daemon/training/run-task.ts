@@ -4,7 +4,7 @@ import type { Model, Trainer } from '../../addon/types.ts';
 import { AddonError } from '../../addon/types.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import { EventLog } from './event-log.ts';
-import { type LoopOutcome, TrainingLoop } from './loop.ts';
+import { type CheckpointFacts, type LoopOutcome, TrainingLoop } from './loop.ts';
 import { availableBytes, megabytes, neededBytes } from './memory.ts';
 import { COMMANDS, type FromRun, type RunOutcome, type RunTask, type ToRun } from './messages.ts';
 import { encodePeftFolder, encodeSafetensors, type NamedBytes } from './peft-folder.ts';
@@ -71,7 +71,7 @@ async function train(model: TrainableModel, task: RunTask, folder: RunFolder, ev
       events,
       command,
       encode: () => encodeAdapter(model, recipe, trainer, task.baseName),
-      publish: (path, checkpoint) => replies.publish(path, checkpoint),
+      publish: (path, as, facts) => replies.publish(path, as, facts),
       progress: (step, epoch, trainedTokens) => post({ type: 'progress', step, epoch, trainedTokens }),
       memoryBytes: () => process.memoryUsage.rss(),
       ...(task.resumePointMs === null ? {} : { resumePointMs: task.resumePointMs }),
@@ -156,14 +156,11 @@ class Replies {
     });
   }
 
-  publish(
-    folder: string,
-    checkpoint: Extract<FromRun, { type: 'publish' }>['checkpoint'],
-  ): Promise<RunCheckpoint | null> {
+  publish(folder: string, as: 'checkpoint' | 'result', facts: CheckpointFacts): Promise<RunCheckpoint | null> {
     const call = this.calls++;
     return new Promise((resolve, reject) => {
       this.waiting.set(call, { resolve, reject });
-      this.port.postMessage({ type: 'publish', call, folder, checkpoint } satisfies FromRun);
+      this.port.postMessage({ type: 'publish', call, folder, as, facts } satisfies FromRun);
     });
   }
 }

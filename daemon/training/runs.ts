@@ -10,6 +10,7 @@ import type { AdapterRegistry } from '../adapters/registry.ts';
 import { DaemonError, toDaemonError } from '../errors.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import { recordOf } from './adapter-record.ts';
+import { checkAdmission } from './admission.ts';
 import type { DatasetStore } from './dataset-store.ts';
 import { clearTemporary, type Disk, isDiskFull, realDisk } from './disk.ts';
 import { EventLog, EventReader, type NewEvent } from './event-log.ts';
@@ -17,6 +18,7 @@ import { COMMANDS, type FromRun, type RunOutcome, type ToRun } from './messages.
 import type { TrainingWorkers } from './pool.ts';
 import { type RunRequest, runId, type StepMetrics, type TrainingEvent, type TrainingRun } from './protocol.ts';
 import { Publisher } from './publisher.ts';
+import { crashed, describe, freshState, notNow, OVER, type Run } from './run.ts';
 import type { RunFiles } from './run-data.ts';
 import { RunError } from './run-error.ts';
 import { RunFolder, type RunState } from './run-folder.ts';
@@ -42,20 +44,6 @@ export interface RunsOptions {
   resumePointMs?: number;
 }
 
-interface Run {
-  id: string;
-  request: RunRequest;
-  state: RunState;
-  folder: RunFolder;
-  lastEvent: number;
-  metrics: StepMetrics | null;
-  /** While it has the worker. */
-  active: { control: Int32Array; ended: Promise<void>; sinceMs: number } | null;
-  followers: Set<() => void>;
-  trouble: boolean;
-}
-
-const OVER = new Set(['succeeded', 'failed', 'cancelled']);
 /** Deaths of the whole daemon in a run that did not move on between them. */
 const DEATHS_MAX = 5;
 
@@ -92,16 +80,14 @@ export class TrainingRuns {
     const folder = new RunFolder(join(this.o.root, id), this.o.disk ?? realDisk);
     folder.clear();
     const { request, state } = folder.read();
-    const events = EventLog.open(folder.eventsPath);
-    const { lastEvent, lastMetrics } = events.summary;
-    events.close();
+    const { lastEvent, metrics } = state.told ?? eventsOf(folder);
     const run: Run = {
       id,
       request,
       state,
       folder,
       lastEvent,
-      metrics: lastMetrics,
+      metrics,
       active: null,
       followers: new Set(),
       trouble: false,
@@ -161,30 +147,14 @@ export class TrainingRuns {
     if (known !== undefined) return same(known);
     if (this.closing)
       throw new DaemonError('shutting_down', 'the daemon is stopping; send the request again in a moment');
-    await this.accept(id, request);
+    await checkAdmission(request, {
+      runs: this.runs.values(),
+      datasets: this.o.datasets,
+      taken: (name) => this.publisher.taken(id, name),
+    });
     const meanwhile = this.runs.get(id);
     if (meanwhile !== undefined) return same(meanwhile);
-    const now = new Date().toISOString();
-    const state: RunState = {
-      version: 1,
-      status: 'queued',
-      wanted: 'run',
-      baseDigest: this.o.base.digest,
-      steps: 0,
-      step: 0,
-      epoch: 0,
-      trainedTokens: 0,
-      memoryBytes: null,
-      crashes: 0,
-      crashedAt: 0,
-      checkpoints: [],
-      error: null,
-      createdAt: now,
-      queuedAt: now,
-      startedAt: null,
-      servedAt: null,
-      finishedAt: null,
-    };
+    const state = freshState(this.o.base.digest);
     const folder = new RunFolder(join(this.o.root, id), this.o.disk ?? realDisk);
     try {
       folder.create(request, state);
@@ -214,57 +184,6 @@ export class TrainingRuns {
     this.forgetOld();
     this.turn();
     return { run: describe(run), created: true };
-  }
-
-  /** @throws DaemonError if this run can never start */
-  private async accept(id: string, request: RunRequest): Promise<void> {
-    const { recipe } = request;
-    const waiting = [...this.runs.values()].filter(({ state }) => !OVER.has(state.status));
-    if (waiting.length >= TRAINING_LIMITS.runsMax) {
-      throw new DaemonError(
-        'overloaded',
-        `${waiting.length} training runs are under way or waiting, which is the limit; try again later`,
-      );
-    }
-    if (waiting.filter((run) => run.request.owner === request.owner).length >= TRAINING_LIMITS.runsPerOwnerMax) {
-      throw new DaemonError(
-        'rate_limit_exceeded',
-        `${TRAINING_LIMITS.runsPerOwnerMax} training runs of yours are under way or waiting; wait for some to end, or cancel them`,
-      );
-    }
-    if (recipe.earlyStopping !== undefined && request.validation === undefined) {
-      throw new DaemonError(
-        'invalid_request_error',
-        'early stopping looks at a validation set, and none is given',
-        'recipe.earlyStopping',
-      );
-    }
-    if (recipe.adapter.type === 'lora' && this.publisher.taken(id, request.adapter)) {
-      throw new DaemonError(
-        'adapter_exists',
-        `there is an adapter ${request.adapter} already; choose another name`,
-        'adapter',
-      );
-    }
-    if (waiting.some((run) => run.request.adapter === request.adapter)) {
-      throw new DaemonError(
-        'adapter_exists',
-        `another training run will be named ${request.adapter}; choose another name`,
-        'adapter',
-      );
-    }
-    for (const digest of [request.dataset, request.validation]) {
-      if (digest === undefined) continue;
-      const { kind } = await this.o.datasets.get(digest);
-      if ((recipe.method.type === 'dpo') !== (kind === 'preference')) {
-        const what = recipe.method.type === 'dpo' ? 'learns from preferences' : 'does not learn from preferences';
-        throw new DaemonError(
-          'invalid_request_error',
-          `the method ${recipe.method.type} ${what}, but the dataset holds ${kind} examples`,
-          'recipe.method',
-        );
-      }
-    }
   }
 
   /** Resolves when it has happened, or after a while; what was asked for is remembered across restarts. @throws DaemonError */
@@ -377,7 +296,7 @@ export class TrainingRuns {
         new RunError('internal_error', 'The training failed unexpectedly; the daemon’s log has the cause.').toPlain(),
       );
     });
-    run.active = { control, sinceMs: performance.now(), ended };
+    run.active = { control, ended };
     void ended.then(() => {
       run.active = null;
       this.tell(run);
@@ -474,10 +393,7 @@ export class TrainingRuns {
       await Promise.allSettled(publishing);
       port.close();
       // The file is the truth: messages of a worker that died may be lost.
-      const events = EventLog.open(run.folder.eventsPath);
-      run.lastEvent = events.summary.lastEvent;
-      run.metrics = events.summary.lastMetrics;
-      events.close();
+      Object.assign(run, eventsOf(run.folder));
     }
   }
 
@@ -531,18 +447,15 @@ export class TrainingRuns {
   }
 
   private async publish(run: Run, asked: Extract<FromRun, { type: 'publish' }>): Promise<ToRun> {
-    const { call, folder, checkpoint } = asked;
+    const { call, folder, as, facts } = asked;
     const { id, request, state } = run;
+    const { base, datasets } = this.o;
     try {
-      // The result has the weights of the last checkpoint, where one was made at that step.
-      const metrics = (checkpoint ?? state.checkpoints.find(({ step }) => step === state.step))?.metrics ?? null;
-      const { base, datasets } = this.o;
-      const record = await recordOf({ id, request, base, datasets, metrics });
-      const made = await this.publisher.publish({ id, request, folder, checkpoint, ...(record && { record }) });
-      if (made !== null) {
-        const all = [...state.checkpoints.filter(({ step }) => step !== made.step), made].sort(
-          (a, b) => a.step - b.step,
-        );
+      const record = await recordOf({ id, request, base, datasets, metrics: facts.metrics });
+      const made = await this.publisher.publish({ id, request, folder, as, facts, record });
+      if (made !== null && as === 'checkpoint') {
+        const others = state.checkpoints.filter(({ step }) => step !== made.step);
+        const all = [...others, made].sort((a, b) => a.step - b.step);
         state.checkpoints = all.slice(-TRAINING_LIMITS.checkpointsKept);
         this.save(run);
         for (const old of all.slice(0, -TRAINING_LIMITS.checkpointsKept))
@@ -598,6 +511,7 @@ export class TrainingRuns {
     const data = { status, ...(error === null ? {} : { error }) };
     this.event(run, { level: status === 'failed' ? 'error' : 'info', type: 'status', message, data });
     run.state.status = status;
+    if (OVER.has(status)) run.state.told = { lastEvent: run.lastEvent, metrics: run.metrics };
     this.save(run);
     this.tell(run);
     const { step, steps } = run.state;
@@ -651,39 +565,8 @@ export class TrainingRuns {
   }
 }
 
-function describe({ id, request, state, metrics, lastEvent, active }: Run): TrainingRun {
-  const running = state.status === 'running' && active !== null;
-  const left = running && metrics !== null && metrics.step <= state.step ? metrics.remainingSeconds : null;
-  return {
-    id,
-    status: state.status,
-    request,
-    baseDigest: state.baseDigest,
-    step: state.step,
-    steps: state.steps,
-    epoch: state.epoch,
-    trainedTokens: state.trainedTokens,
-    trainLoss: metrics?.trainLoss ?? null,
-    tokensPerSecond: running ? (metrics?.tokensPerSecond ?? null) : null,
-    estimatedFinish: left === null ? null : new Date(Date.now() + left * 1000).toISOString(),
-    memoryBytes: state.memoryBytes,
-    checkpoints: state.checkpoints,
-    error: state.error,
-    createdAt: state.createdAt,
-    startedAt: state.startedAt,
-    finishedAt: state.finishedAt,
-    lastEvent,
-  };
-}
-
-function notNow(run: Run, what: string): DaemonError {
-  const status = run.state.wanted === 'cancel' && !OVER.has(run.state.status) ? 'being cancelled' : run.state.status;
-  return new DaemonError('run_not_ready', `the run ${run.id} is ${status}, so it cannot be ${what}`);
-}
-
-function crashed(how: string): RunError {
-  return new RunError(
-    'worker_crashed',
-    `The run was given up: ${how} without getting further. The last checkpoint was kept; the daemon's log has the cause.`,
-  );
+function eventsOf(folder: RunFolder): { lastEvent: number; metrics: StepMetrics | null } {
+  const events = EventLog.open(folder.eventsPath);
+  events.close();
+  return { lastEvent: events.summary.lastEvent, metrics: events.summary.lastMetrics };
 }

@@ -63,13 +63,12 @@ async function attempt(path: string, a: Attempt = {}): Promise<Tried> {
     events,
     command: () => a.command?.(asked++) ?? 'run',
     encode: () => [{ name: 'weights', bytes: trainer.snapshot() }],
-    publish: async (from, checkpoint) => {
+    publish: async (from, as, facts) => {
       a.publish?.(from);
       const bytes = readFileSync(join(from, 'weights'));
       const digest = createHash('sha256').update(bytes).digest('hex');
-      published.push(`${checkpoint?.step ?? 'final'} ${digest.slice(0, 8)}`);
-      if (checkpoint === null) return null;
-      return { ...checkpoint, adapter: `x:ckpt-step-${checkpoint.step}`, digest, createdAt: '' };
+      published.push(`${as === 'result' ? 'final' : facts.step} ${digest.slice(0, 8)}`);
+      return { ...facts, adapter: `x:ckpt-step-${facts.step}`, digest, createdAt: '' };
     },
     memoryBytes: () => 1,
     ...(a.resumePointMs === undefined ? {} : { resumePointMs: a.resumePointMs }),

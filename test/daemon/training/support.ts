@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type RecipeInput, recipe, type Recipe } from '../../../daemon/training/protocol.ts';
+import { type Recipe, type RecipeInput, recipe } from '../../../daemon/training/protocol.ts';
 import { RunData } from '../../../daemon/training/run-data.ts';
 import { TokenFileWriter } from '../../../daemon/training/token-file.ts';
 

@@ -6,6 +6,7 @@ import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { AdapterRegistry } from '../../../daemon/adapters/registry.ts';
 import { inspectModel } from '../../../daemon/models/inspect.ts';
+import { DatasetStore } from '../../../daemon/training/dataset-store.ts';
 import { TrainingPool } from '../../../daemon/training/pool.ts';
 import {
   type Dataset,
@@ -15,7 +16,6 @@ import {
   type TrainingEvent,
   type TrainingRun,
 } from '../../../daemon/training/protocol.ts';
-import { DatasetStore } from '../../../daemon/training/dataset-store.ts';
 import { TrainingRuns } from '../../../daemon/training/runs.ts';
 import { writeTinyModel } from '../../support/tiny-models.ts';
 import { type DaemonProcess, readEvents, startDaemon, TOKEN } from '../daemon-process.ts';
