@@ -110,7 +110,10 @@ function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: n
     .addOption(
       new Option('--format <format>', 'what to make').choices(['peft', 'gguf', 'merged']).makeOptionMandatory(),
     )
-    .option('--type <type>', 'of the weights: merged f16, q8_0, q4_0, … (default: as in the base); gguf f32, f16, bf16')
+    .option(
+      '--type <type>',
+      'of the weights: merged f16, q8_0, q4_0, … (default: as the base, at least 8 bits where changed); gguf f32, f16, bf16',
+    )
     .option('--out <folder>', 'where to', '.')
     .option('--force', 'replace what is there')
     .option('--json', 'as JSON')

@@ -7,7 +7,7 @@ import { ModelFileError } from '../../models/gguf-errors.ts';
 import { entryString, entryU32 } from '../../models/gguf-write.ts';
 import { type BaseShape, describeModel } from '../../models/inspect.ts';
 import { rewriteModel } from '../../models/rewrite.ts';
-import { chooseType, FILE_TYPES, isModelType } from '../../models/tensor-choice.ts';
+import { chooseType, FILE_TYPES, isFloatType } from '../../models/tensor-choice.ts';
 import { AdapterError } from '../errors.ts';
 import type { AdapterFormat } from '../parsed.ts';
 import { floatsOf, readHalf } from './weights.ts';
@@ -17,7 +17,7 @@ export interface MergeJob {
   model: { path: string; id: string; digest: string; bytes: number; modifiedMs: number };
   base: BaseShape;
   adapter: { name: string; digest: string; file: string; format: AdapterFormat; pairs: readonly AdapterTensorPair[] };
-  /** null: every tensor keeps its type. */
+  /** null: every tensor keeps its type, but those that are changed get at least 8 bits. */
   type: QuantizedType | null;
   threads?: number;
 }
@@ -52,8 +52,9 @@ export async function openMerge(job: MergeJob): Promise<Merge> {
         ),
       ],
     ]);
-    if (type !== null) {
-      entries.set('general.file_type', entryU32('general.file_type', FILE_TYPES[type]));
+    const widened = header.tensors.some((tensor) => typeOf(tensor) !== tensor.type);
+    if (widened) {
+      entries.set('general.file_type', entryU32('general.file_type', FILE_TYPES[type ?? 'q8_0']));
       entries.set('general.quantization_version', entryU32('general.quantization_version', 2));
     }
     const rewrite = rewriteModel({
@@ -88,13 +89,13 @@ async function changeOf(
   return { rank: pair.rank, scale: pair.scale, a: await half('a'), b: await half('b') };
 }
 
+/**
+ * A weight of few bits lies on a level; most changes are smaller than half a step to the next, and rounding would take them all
+ * back. So what is changed gets at least 8 bits.
+ */
 function ownType(tensor: GgufTensor, isChanged: boolean): string {
-  if (!isChanged || isModelType(tensor.type)) return tensor.type;
-  throw new AdapterError(
-    'unsupported',
-    `${tensor.name} of the base is of type ${tensor.type}, which needs an importance matrix to be made anew; choose a type, for example type=q8_0`,
-    'type',
-  );
+  if (!isChanged || isFloatType(tensor.type) || tensor.type === 'q8_0') return tensor.type;
+  return chooseType(tensor, 'q8_0');
 }
 
 export async function openAdapter(path: string): Promise<FileHandle> {

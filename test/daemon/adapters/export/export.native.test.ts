@@ -204,7 +204,8 @@ describe('a quantised base', () => {
       return agreement(expected, logitsOfFile(path, tokens)).mean;
     };
     const errors = { own: await merged({}), f16: await merged({ type: 'f16' }), q8_0: await merged({ type: 'q8_0' }) };
-    expect(errors.own).toBeLessThan(effect / 4);
+    // Rounded to four bits again, most of the change would be gone.
+    expect(errors.own).toBeLessThan(effect / 50);
     expect(errors.q8_0).toBeLessThan(effect / 50);
     rig.model.close();
   });
