@@ -108,6 +108,8 @@ export const TRAINING_LIMITS = {
   microBatchMacs: 900_000_000,
   microBatchRowsMin: 32,
   microBatchRowsMax: 1024,
+  /** Examples of a validation set that are packed together; a step's are never more. */
+  packedTogether: 256,
   /** Of the daemon beside the trainer's own allocation while it trains: a batch, a snapshot, the worker's heap. */
   workerBytes: 64 * 1024 * 1024,
   /** A trial for an estimate ends after the first of these. */

@@ -6,8 +6,9 @@ import type { Trainer } from '../../addon/types.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import { isDiskFull } from './disk.ts';
 import type { EventLog } from './event-log.ts';
+import type { Progress } from './messages.ts';
 import type { NamedBytes } from './peft-folder.ts';
-import { learningRate, type Plan, type PlanItem, pack, type Step } from './plan.ts';
+import { learningRate, type Plan, type PlanItem, packInParts, type Step } from './plan.ts';
 import type { CheckpointMetrics, Recipe, RunCheckpoint, StepMetrics } from './protocol.ts';
 import { mix, shuffle } from './random.ts';
 import type { RunData } from './run-data.ts';
@@ -32,7 +33,7 @@ export interface LoopOptions {
   /** Makes a folder servable, as a checkpoint or as the run's result. Null: nothing serves it. */
   publish(folder: string, as: 'checkpoint' | 'result', facts: CheckpointFacts): Promise<RunCheckpoint | null>;
   /** Hears of each step whose weights are there. */
-  progress?(step: number, epoch: number, trainedTokens: number): void;
+  progress?(at: Progress): void;
   /** Resident bytes of the process. */
   memoryBytes(): number;
   resumePointMs?: number;
@@ -94,7 +95,7 @@ export class TrainingLoop {
       trainer.restore(resumed.trainer);
       this.point = resumed.point;
       this.message('info', `Going on from step ${this.point.step} of ${plan.steps}.`);
-      this.o.progress?.(this.point.step, this.epochOf(this.point.step), this.point.trainedTokens);
+      this.o.progress?.(this.at);
     }
     this.startedMs = performance.now() - this.point.elapsedSeconds * 1000;
     this.pointMs = performance.now();
@@ -103,7 +104,7 @@ export class TrainingLoop {
       while (!this.point.reported || (this.point.step < plan.steps && !this.point.stopping.stopped)) {
         if (this.point.reported) this.compute(plan.step(this.point.step + 1));
         await this.report(plan.step(this.point.step));
-        this.o.progress?.(this.point.step, this.epochOf(this.point.step), this.point.trainedTokens);
+        this.o.progress?.(this.at);
         this.check();
         // Messages of the main thread arrive between steps.
         await new Promise((resolve) => setImmediate(resolve));
@@ -121,6 +122,11 @@ export class TrainingLoop {
       await this.keepWeights();
       return 'paused';
     }
+  }
+
+  get at(): Progress {
+    const { step, trainedTokens } = this.point;
+    return { step, epoch: this.epochOf(step), trainedTokens };
   }
 
   /** One optimiser step. */
@@ -312,7 +318,7 @@ export class TrainingLoop {
   private validate(data: RunData, items: readonly PlanItem[]): Validation {
     const { recipe, trainer, rowsMax } = this.o;
     const total = { loss: 0, weight: 0, correct: 0, counted: 0 };
-    for (const batch of pack(items, rowsMax, recipe.packing)) {
+    for (const batch of packInParts(items, rowsMax, recipe.packing)) {
       this.check();
       const rows = data.rows(batch);
       if (recipe.method.type !== 'dpo') {

@@ -45,9 +45,17 @@ export type WorkerTask = BuildTask | RunTask | TrialTask;
 
 export const COMMANDS: readonly Command[] = ['run', 'pause', 'cancel', 'stop'];
 
-export type RunOutcome =
+export interface Progress {
+  step: number;
+  epoch: number;
+  trainedTokens: number;
+}
+
+/** `at`: how far it came; null where it did not begin. Messages on the way may be late or lost, this is not. */
+export type RunOutcome = { at: Progress | null } & (
   | { outcome: 'succeeded' | 'paused' | 'cancelled' | 'stopped' }
-  | { outcome: 'failed'; error: { code: string; message: string; param: string | null }; cause: string | null };
+  | { outcome: 'failed'; error: { code: string; message: string; param: string | null }; cause: string | null }
+);
 
 /** What a plan comes to, and what a micro-batch of it costs on this machine. */
 export interface Trial {
@@ -74,7 +82,7 @@ export interface TrialRates {
 export type FromRun =
   | { type: 'begun'; steps: number; memoryBytes: number }
   | { type: 'event'; event: TrainingEvent }
-  | { type: 'progress'; step: number; epoch: number; trainedTokens: number }
+  | ({ type: 'progress' } & Progress)
   | { type: 'publish'; call: number; folder: string; as: 'checkpoint' | 'result'; facts: CheckpointFacts };
 export type ToRun = {
   type: 'published';

@@ -6,7 +6,7 @@ import { TRAINING_LIMITS } from '../limits.ts';
 import { EventLog } from './event-log.ts';
 import { type CheckpointFacts, type LoopOutcome, TrainingLoop } from './loop.ts';
 import { availableBytes, megabytes, neededBytes } from './memory.ts';
-import { COMMANDS, type FromRun, type RunOutcome, type RunTask, type ToRun } from './messages.ts';
+import { COMMANDS, type FromRun, type Progress, type RunOutcome, type RunTask, type ToRun } from './messages.ts';
 import { encodePeftFolder, encodeSafetensors, type NamedBytes } from './peft-folder.ts';
 import type { Recipe, RunCheckpoint } from './protocol.ts';
 import { planOf, RunData, rowsMaxOf, trainerOptions } from './run-data.ts';
@@ -19,20 +19,27 @@ export type TrainableModel = Pick<Model, 'info' | 'createTrainer' | 'trainerMemo
 export async function runTask(model: TrainableModel, task: RunTask): Promise<RunOutcome> {
   const { port } = task;
   let events: EventLog | null = null;
+  const progress: { at: Progress | null } = { at: null };
   try {
     const folder = new RunFolder(task.folder);
     folder.clear();
     events = EventLog.open(folder.eventsPath);
-    return { outcome: await train(model, task, folder, events) };
+    return { outcome: await train(model, task, folder, events, progress), at: progress.at };
   } catch (error) {
-    return failure(error);
+    return { ...failure(error), at: progress.at };
   } finally {
     events?.close();
     port.close();
   }
 }
 
-async function train(model: TrainableModel, task: RunTask, folder: RunFolder, events: EventLog): Promise<LoopOutcome> {
+async function train(
+  model: TrainableModel,
+  task: RunTask,
+  folder: RunFolder,
+  events: EventLog,
+  progress: { at: Progress | null },
+): Promise<LoopOutcome> {
   const { recipe } = task.request;
   const { port } = task;
   const post = (message: FromRun) => port.postMessage(message);
@@ -72,11 +79,15 @@ async function train(model: TrainableModel, task: RunTask, folder: RunFolder, ev
       command,
       encode: () => encodeAdapter(model, recipe, trainer, task.baseName),
       publish: (path, as, facts) => replies.publish(path, as, facts),
-      progress: (step, epoch, trainedTokens) => post({ type: 'progress', step, epoch, trainedTokens }),
+      progress: (at) => post({ type: 'progress', ...at }),
       memoryBytes: () => process.memoryUsage.rss(),
       ...(task.resumePointMs === null ? {} : { resumePointMs: task.resumePointMs }),
     });
-    return await loop.run();
+    try {
+      return await loop.run();
+    } finally {
+      progress.at = loop.at;
+    }
   } finally {
     close();
     for (const data of opened) data.close();
@@ -165,7 +176,7 @@ class Replies {
   }
 }
 
-function failure(error: unknown): RunOutcome {
+function failure(error: unknown): Omit<Extract<RunOutcome, { outcome: 'failed' }>, 'at'> {
   if (error instanceof RunError) return { outcome: 'failed', error: error.toPlain(), cause: null };
   if (error instanceof AddonError && error.code === 'out_of_memory') {
     const message = `${error.message}. Lower the context length or the rank, or free memory on the machine.`;

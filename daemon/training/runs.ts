@@ -321,6 +321,7 @@ export class TrainingRuns {
     this.settle(run, 'running', 'The run has begun.');
     const result = await this.work(run, control, files);
     if (result instanceof Error) return this.died(run, result);
+    Object.assign(state, result.at ?? {});
     switch (result.outcome) {
       case 'succeeded':
       case 'cancelled':

@@ -296,6 +296,36 @@ describe('the training worker', () => {
       expect(killed).toEqual([2, 4]);
       expect(run).toMatchObject({ status: 'succeeded', step: 6 });
       expect(registry.digestOf('mine')).toBe(registry.digestOf('whole'));
+      // Preferences: before the first update policy and base are the same, so each pair's loss is ln 2; then it falls.
+      const pairs = Array.from({ length: 8 }, (_, i) =>
+        JSON.stringify({
+          kind: 'preference',
+          messages: [{ role: 'user', content: `Say ${i}.` }],
+          preferred: { role: 'assistant', content: words[i % 6] },
+          rejected: { role: 'assistant', content: words[(i + 1) % 6] },
+        }),
+      );
+      const preferences = await datasets.receive(
+        (async function* () {
+          yield Buffer.from(pairs.join('\n'));
+        })(),
+        0,
+      );
+      const dpo = {
+        ...request('dpo', { method: { type: 'dpo', beta: 0.1 }, adapter: { type: 'lora', rank: 4 }, packing: true }),
+        dataset: preferences.digest,
+        validation: preferences.digest,
+      };
+      await runs.put('dpo', dpo);
+      const measured: Record<string, number>[] = [];
+      await ends('dpo', (event) => {
+        if (event.type === 'metrics') measured.push(event.data as Record<string, number>);
+      });
+      expect(measured).toHaveLength(2);
+      expect(measured[0]?.trainLoss).toBeCloseTo(Math.LN2, 3);
+      expect(measured[1]?.trainLoss).toBeLessThan(Math.LN2 - 0.005);
+      expect(measured[1]?.fullValidLoss).toBeLessThan(measured[1]?.trainLoss as number);
+      expect(measured[1]?.rewardAccuracy).toBeGreaterThan(0.5);
       // The measured baseline ends with a file of its own, and with nothing that is served.
       await runs.put('prefix', request('prefix', { adapter: { type: 'prefix', tokens: 4 } }));
       expect(await ends('prefix')).toMatchObject({ status: 'succeeded', checkpoints: [] });
