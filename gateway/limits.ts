@@ -104,6 +104,7 @@ export const limits = {
   /** A Parquet row group is decoded as a whole; so much may it be, decoded. */
   parquetGroupBytesMax: 256 * 1024 * 1024,
   parquetRowsAtOnce: 2_000,
+  parquetRowsMs: 30_000,
   datasetUploadMs: 30 * 60_000,
   /** Files that are read and checked at the same time. */
   validationsAtOnce: 2,

@@ -131,6 +131,7 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
   const take = (rows: ReturnType<CsvParser['push']>): RawRecord[] => {
     const records: RawRecord[] = [];
     for (const row of rows) {
+      if (failed) break;
       if ('tooLong' in row) {
         const message = `The row at line ${row.line} is longer than ${limits.datasetLineBytesMax} characters.`;
         records.push({ line: row.line, rule: 'line_too_long', message });
@@ -166,7 +167,11 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
       if (records.length > 0) yield records;
       if (failed) return;
     }
-    const rest = [...take(parser.push(decoder.decode()))];
+    const rest = take(parser.push(decoder.decode()));
+    if (failed) {
+      yield rest;
+      return;
+    }
     const open = parser.open;
     const openLine = parser.line;
     if (open)

@@ -1,67 +1,77 @@
-/** Records of a .parquet file, some rows at a time. The library trusts sizes that a file states, so those are looked at first. */
-import { type FileMetaData, parquetMetadataAsync, parquetReadObjects } from 'hyparquet';
-import { compressors } from 'hyparquet-compressors';
+/** Records of a .parquet file, some rows at a time, decoded in a thread that is ended when it takes too long (see parquet-worker.ts). */
+import { Worker } from 'node:worker_threads';
 import { limits } from '../../limits.ts';
+import type { FromParquet, ToParquet } from './parquet-worker.ts';
 import type { ByteSource, RawRecord } from './source.ts';
 
-/** Parquet's integers may be bigint, its dates Date, its bytes Uint8Array; JSON knows none of them. */
-function plain(value: unknown, depthLeft: number): unknown {
-  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value);
-  if (typeof value !== 'object' || value === null) return value;
-  if (value instanceof Date) return Number.isNaN(value.getTime()) ? null : value.toISOString();
-  if (depthLeft === 0) return null;
-  if (ArrayBuffer.isView(value)) return null;
-  if (Array.isArray(value)) return value.map((child) => plain(child, depthLeft - 1));
-  return Object.fromEntries(Object.entries(value).map(([name, child]) => [name, plain(child, depthLeft - 1)]));
-}
+const HEAP_MB = 768;
+/** Magic number at both ends, and the footer's length. */
+const BYTES_MIN = 12;
 
-function refusalOf(metadata: FileMetaData): string | null {
-  if (metadata.num_rows > BigInt(limits.datasetExamplesMax))
-    return `The file has ${metadata.num_rows} rows; at most ${limits.datasetExamplesMax} are taken.`;
-  for (const group of metadata.row_groups) {
-    const decoded = group.columns.reduce((sum, column) => sum + (column.meta_data?.total_uncompressed_size ?? 0n), 0n);
-    if (decoded > BigInt(limits.parquetGroupBytesMax) || decoded < 0n)
-      return `A row group of the file is ${decoded} bytes large; write it again with row groups of at most ${limits.parquetGroupBytesMax} bytes.`;
-  }
-  return null;
-}
-
-export async function* parquetRecords(source: ByteSource): AsyncGenerator<RawRecord[]> {
-  const file = {
-    byteLength: source.bytes,
-    slice: (start: number, end?: number) => source.slice(start, end ?? source.bytes),
-  };
+/** @param patienceMs longest time for some rows. */
+export async function* parquetRecords(
+  source: ByteSource,
+  patienceMs: number = limits.parquetRowsMs,
+): AsyncGenerator<RawRecord[]> {
+  const damaged = (message: string): RawRecord[] => [{ line: row + 1, rule: 'unreadable', message }];
   let row = 0;
+  if (source.bytes < BYTES_MIN) {
+    yield damaged('The file is too short to be Parquet.');
+    return;
+  }
+  const worker = new Worker(new URL('./parquet-worker-boot.mjs', import.meta.url), {
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
+  });
+  const send = (message: ToParquet) => worker.postMessage(message);
+  type Answer = Exclude<FromParquet, { type: 'ask' }> | { type: 'dead'; why: string };
+  let answer: (answer: Answer) => void = () => {};
+  let dead: string | null = null;
+  const die = (why: string) => {
+    dead ??= why;
+    answer({ type: 'dead', why: dead });
+  };
+  worker.on('message', (message: FromParquet) => {
+    if (message.type !== 'ask') return answer(message);
+    const { ask, start, end } = message;
+    // A footer may name any place.
+    const inside =
+      Number.isSafeInteger(start) && Number.isSafeInteger(end) && start >= 0 && end >= start && end <= source.bytes;
+    if (!inside) return send({ type: 'bytes', ask, buffer: null });
+    source.slice(start, end).then(
+      (buffer) => send({ type: 'bytes', ask, buffer }),
+      () => send({ type: 'bytes', ask, buffer: null }),
+    );
+  });
+  worker.on('error', () =>
+    die('The file cannot be read as Parquet within the memory there is; write it with smaller row groups.'),
+  );
+  worker.on('exit', () => die('The file cannot be read as Parquet.'));
   try {
-    if (source.bytes < 12) throw new Error('too short');
-    const metadata = await parquetMetadataAsync(file);
-    const refusal = refusalOf(metadata);
-    if (refusal !== null) {
-      yield [{ line: 1, rule: 'too_large', message: refusal }];
-      return;
-    }
-    const rows = Number(metadata.num_rows);
-    while (row < rows) {
-      const rowEnd = Math.min(rows, row + limits.parquetRowsAtOnce);
-      const objects = await parquetReadObjects({ file, metadata, compressors, rowStart: row, rowEnd });
-      if (objects.length === 0) throw new Error('rows are missing');
+    let request: ToParquet = { type: 'open', bytes: source.bytes };
+    for (;;) {
+      const got = new Promise<Answer>((resolve) => {
+        answer = resolve;
+      });
+      if (dead !== null) die(dead);
+      const timer = setTimeout(() => die('The file takes too long to read as Parquet; it is damaged.'), patienceMs);
+      send(request);
+      const message = await got;
+      clearTimeout(timer);
+      if (message.type === 'end') return;
+      if (message.type === 'dead') {
+        yield damaged(message.why);
+        return;
+      }
+      if (message.type === 'refused') {
+        yield [{ line: row + 1, rule: message.rule, message: message.message }];
+        return;
+      }
       const first = row;
-      row += objects.length;
-      yield objects.map((value, index) => ({
-        line: first + index + 1,
-        value: plain(value, limits.datasetDepthMax),
-      }));
+      row += message.rows.length;
+      yield message.rows.map((value, index) => ({ line: first + index + 1, value }));
+      request = { type: 'next' };
     }
-  } catch {
-    yield [
-      {
-        line: row + 1,
-        rule: 'unreadable',
-        message:
-          row === 0
-            ? 'The file cannot be read as Parquet; it is damaged, encrypted or something else.'
-            : `Parquet rows after row ${row} cannot be read; the file is damaged.`,
-      },
-    ];
+  } finally {
+    await worker.terminate();
   }
 }
