@@ -43,10 +43,10 @@ export async function buildDataset({ source, target, vocabulary, contextTokens }
       const number = counts.examples++;
       if (counts.examples > TRAINING_LIMITS.examplesMax)
         throw invalid(`it has more than ${TRAINING_LIMITS.examplesMax} examples; train on a part of them`);
-      const hash = createHash('sha256').update(JSON.stringify(example)).digest('base64').slice(0, 16);
-      if (seen.has(hash)) counts.duplicates += 1;
-      else seen.add(hash);
       try {
+        const hash = createHash('sha256').update(JSON.stringify(example)).digest('base64').slice(0, 16);
+        if (seen.has(hash)) counts.duplicates += 1;
+        else seen.add(hash);
         const sequences = tokeniseExample(example, vocabulary);
         const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
         lengths.push(longest);
@@ -62,9 +62,11 @@ export async function buildDataset({ source, target, vocabulary, contextTokens }
             `it has ${longest} tokens, and what there is to learn comes after the ${contextTokens} that fit the model's context; shorten its prompt`,
           );
       } catch (error) {
-        if (!(error instanceof ExampleError)) throw error;
+        // JSON that is nested beyond the stack.
+        const deep = error instanceof RangeError ? 'it is nested too deeply' : null;
+        if (deep === null && !(error instanceof ExampleError)) throw error;
         if (problems.length < TRAINING_LIMITS.problemsMax)
-          problems.push({ example: number + 1, message: error.message });
+          problems.push({ example: number + 1, message: deep ?? (error as Error).message });
       }
     }
     if (kind === null) throw invalid('it has no examples');

@@ -28,8 +28,8 @@ export interface LoopOptions {
   events: EventLog;
   /** What the main thread wants now; asked before each micro-batch. */
   command(): Command;
-  /** The adapter's files; null: this kind of result is not served (a prefix). */
-  encode(): NamedBytes[] | null;
+  /** The files of what is trained, as it is now. */
+  encode(): NamedBytes[];
   /** Makes a folder servable, as a checkpoint or as the run's result. Null: nothing serves it. */
   publish(folder: string, as: 'checkpoint' | 'result', facts: CheckpointFacts): Promise<RunCheckpoint | null>;
   /** Hears of each step whose weights are there. */
@@ -271,9 +271,7 @@ export class TrainingLoop {
     const { step, sums, reported } = this.point;
     const { folder, events } = this.o;
     if (sums === null || !reported || events.summary.checkpoints.has(step)) return;
-    const files = this.o.encode();
-    if (files === null) return;
-    folder.writeCheckpoint(step, files, this.trainMetrics(step, sums), this.epochOf(step));
+    folder.writeCheckpoint(step, this.o.encode(), this.trainMetrics(step, sums), this.epochOf(step));
     await this.publishMissed();
   }
 
@@ -285,7 +283,10 @@ export class TrainingLoop {
   private async finish(): Promise<void> {
     const { folder, events } = this.o;
     const { stopping, step } = this.point;
-    if (this.o.recipe.adapter.type === 'lora') {
+    const { adapter } = this.o.recipe;
+    if (adapter.type === 'prefix')
+      folder.writeResult(stopping.bestMetrics === null ? this.o.encode() : folder.readBest(stopping.bestStep));
+    else {
       const { bestStep: best, bestMetrics } = stopping;
       if (bestMetrics === null)
         await this.o.publish(folder.checkpointPath(step), 'result', folder.readCheckpoint(step));

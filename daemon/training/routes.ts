@@ -26,7 +26,8 @@ export function trainingRoutes({ datasets, runs, estimator }: TrainingParts): Ho
     const { incoming } = c.env;
     const announced = Number(c.req.header('content-length') ?? 0);
     try {
-      return c.json(await datasets.receive(incoming, announced));
+      // Refused in the middle, it must stay open for the answer.
+      return c.json(await datasets.receive(incoming.iterator({ destroyOnReturn: false }), announced));
     } catch (error) {
       // What still comes is read past, so that who is still sending can read the answer.
       incoming.resume();

@@ -3,6 +3,7 @@
  *   request.json, state.json     what was asked and how it stands; replaced as a whole by the main thread
  *   events.ndjson                all that happened (event-log.ts)
  *   resume/step-N/               all that decides how the run goes on: trainer.bin and point.json, which has its SHA-256
+ *   result/                      of a method whose result is no adapter: what came out
  *   checkpoints/step-N/          a PEFT folder with checkpoint.json; best/ the same of the best step so far
  */
 import { createHash } from 'node:crypto';
@@ -199,9 +200,19 @@ export class RunFolder {
     placeFolder(this.bestPath(step), files, this.disk);
   }
 
+  readBest(step: number): NamedBytes[] {
+    const path = this.bestPath(step);
+    return readdirSync(path).map((name) => ({ name, bytes: readFileSync(join(path, name)) }));
+  }
+
   /** Keeps only the best that the resume point names. */
   keepBest(step: number): void {
     for (const other of this.steps('best')) if (other !== step) this.removeStep('best', other);
+  }
+
+  /** Of a method whose result nothing serves. */
+  writeResult(files: readonly NamedBytes[]): void {
+    placeFolder(join(this.path, 'result'), files, this.disk);
   }
 
   remove(): void {

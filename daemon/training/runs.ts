@@ -503,8 +503,7 @@ export class TrainingRuns {
     this.settle(run, status, said[status], error);
     run.folder.dropResumePoints();
     for (const step of run.folder.checkpoints()) run.folder.removeCheckpoint(step);
-    if (run.request.recipe.adapter.type === 'lora')
-      rmSync(join(run.folder.path, 'best'), { recursive: true, force: true });
+    rmSync(join(run.folder.path, 'best'), { recursive: true, force: true });
   }
 
   /** The event first: whoever reads the state as over finds everything that there is to say. */

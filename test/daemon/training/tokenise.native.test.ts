@@ -258,6 +258,15 @@ describe('building a dataset', () => {
     file.close();
   });
 
+  it('survives JSON that is nested beyond reason', async () => {
+    const deep = (levels: number) =>
+      line('a', 'b').replace('"kind"', `"tools":[{"x":${'['.repeat(levels)}${']'.repeat(levels)}}],"kind"`);
+    const { dataset, file } = await build('deep', [deep(1_000), deep(200_000), line('a', 'b')].join('\n'));
+    expect(dataset.examples).toBe(3);
+    expect(dataset.problems.map(({ example }) => example)).toEqual([1, 2]);
+    file.close();
+  });
+
   it('names the line and the field of what is no example', async () => {
     const bad = async (content: string | Buffer) =>
       build(`bad-${Math.random()}`, content).then(

@@ -330,6 +330,7 @@ describe('the training worker', () => {
       await runs.put('prefix', request('prefix', { adapter: { type: 'prefix', tokens: 4 } }));
       expect(await ends('prefix')).toMatchObject({ status: 'succeeded', checkpoints: [] });
       expect(registry.get('prefix')).toBeUndefined();
+      expect(readdirSync(join(folder, 'training', 'prefix', 'result'))).toEqual(['prefix.safetensors']);
     } finally {
       await runs.close();
       await pool.close();
@@ -340,7 +341,7 @@ describe('the training worker', () => {
     const pool = new TrainingPool();
     try {
       const source = join(root.path, 'large.ndjson');
-      writeFileSync(source, Array.from({ length: 400 }, (_, i) => lines.replaceAll('Say', `Say ${i} and`)).join('\n'));
+      writeFileSync(source, Array.from({ length: 150 }, (_, i) => lines.replaceAll('Say', `Say ${i} and`)).join('\n'));
       let turns = 0;
       const timer = setInterval(() => turns++, 5);
       const start = performance.now();
@@ -351,7 +352,7 @@ describe('the training worker', () => {
         contextTokens: 256,
       });
       clearInterval(timer);
-      expect(dataset.examples).toBe(9600);
+      expect(dataset.examples).toBe(3600);
       // On busy machines timers are late, but a blocked loop would not have run any.
       expect(turns).toBeGreaterThan((performance.now() - start) / 50);
     } finally {
