@@ -6,10 +6,13 @@ import { addAdapter, listAdapters, removeAdapter } from './adapters.ts';
 import { CliError, GatewayClient } from './client.ts';
 import { evaluate, listAliases, promote, rollback } from './evaluate.ts';
 import { type ExportOptions, exportAdapter } from './export.ts';
+import { listFiles, removeFile } from './files.ts';
+import { actOnJob, listJobs, showJob, watchJob } from './jobs.ts';
 import { createKey, type KeyOptions, listKeys, revokeKey } from './keys.ts';
 import { type AddModelOptions, addModel, listModels, type QuantizeBaseOptions, quantizeBase } from './models.ts';
 import { type Output, terminal } from './output.ts';
 import { saveReceipt, type VerifyOptions, verify } from './receipts.ts';
+import { type TrainOptions, train } from './train.ts';
 
 /** `args`: without node and script. Returns the exit code. */
 export async function runCli(
@@ -152,6 +155,64 @@ function createProgram(output: Output, env: NodeJS.ProcessEnv, setCode: (code: n
     .description('what each alias stands for')
     .option('--json', 'as JSON')
     .action((options) => listAliases(client(), options, output));
+
+  program
+    .command('train')
+    .description('fine-tune a base model on a file: .jsonl, .json, .csv, .tsv or .parquet')
+    .argument('<file>')
+    .option('--base <model>', 'base model; default: the one that is served')
+    .option('--name <name>', 'stands in the name of the model: ft:BASE:…:NAME:ID')
+    .option('--validation <file>', 'examples to measure by, not to learn from')
+    .option('--method <method>', 'supervised or dpo; default: as the data is')
+    .option('--epochs <n>', 'times over the data', positive)
+    .option('--batch <n>', 'examples a step', positive)
+    .option('--rank <n>', 'rank of the adapter', positive)
+    .option('--alpha <n>', 'scale of the adapter; default: twice the rank', Number)
+    .option('--lr <n>', 'learning rate, e.g. 2e-4', Number)
+    .option('--context <n>', 'longer examples are cut to so many tokens', positive)
+    .option('--seed <n>', 'the same seed, the same model', Number)
+    .option('--format <format>', 'chat, completion, preference, alpaca, sharegpt or table')
+    .option('--columns <pairs>', 'which column holds what, e.g. prompt=question,completion=answer')
+    .option('--watch', 'follow the job to its end')
+    .option('--dry-run', 'check and estimate only')
+    .option('--json', 'as JSON')
+    .action(async (file: string, options: TrainOptions) => setCode(await train(client(), file, options, output)));
+
+  const jobs = program.command('jobs').description('fine-tuning jobs');
+  jobs
+    .command('list')
+    .description('newest first')
+    .option('--json', 'as JSON')
+    .action((options) => listJobs(client(), options, output));
+  jobs
+    .command('show')
+    .description('all of one job, as JSON')
+    .argument('<id>')
+    .action((id) => showJob(client(), id, output));
+  jobs
+    .command('watch')
+    .description('follow a job to its end')
+    .argument('<id>')
+    .action(async (id: string) => setCode(await watchJob(client(), id, output)));
+  for (const action of ['cancel', 'pause', 'resume'] as const) {
+    jobs
+      .command(action)
+      .description(`${action} a job`)
+      .argument('<id>')
+      .action((id) => actOnJob(client(), id, action, output));
+  }
+
+  const files = program.command('files').description('uploaded files');
+  files
+    .command('list')
+    .description('newest first')
+    .option('--json', 'as JSON')
+    .action((options) => listFiles(client(), options, output));
+  files
+    .command('remove')
+    .description('delete a file')
+    .argument('<id>')
+    .action((id) => removeFile(client(), id, output));
 
   const keys = program.command('keys').description('API keys of the running server');
   keys
