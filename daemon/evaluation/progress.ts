@@ -62,8 +62,11 @@ export class Progress {
     });
   }
 
+  /** Not known before a whole wave is done: those that are computed together also end together. */
   private rate(phase: Phase): number | null {
-    return this.done[phase] === 0 || this.spentMs[phase] === 0 ? null : (this.done[phase] * 1000) / this.spentMs[phase];
+    const done = this.done[phase];
+    const wave = Math.min(EVALUATION_LIMITS.inFlight, this.totals[phase]);
+    return done < wave || done === 0 || this.spentMs[phase] === 0 ? null : (done * 1000) / this.spentMs[phase];
   }
 
   private secondsLeft(): number | null {

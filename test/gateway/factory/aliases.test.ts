@@ -92,9 +92,8 @@ describe('promotion', () => {
     const models = await rig.client().models.list();
     expect(models.data.map(({ id }) => id)).toContain('support');
     expect((await rig.client().models.retrieve('support')).id).toBe('support');
-    expect((await (await rig.call('GET', '/api/models')).json()).data).toContainEqual(
-      expect.objectContaining({ id: 'support', kind: 'alias', model: 'one' }),
-    );
+    const details = (await (await rig.call('GET', '/api/models')).json()) as { data: object[] };
+    expect(details.data).toContainEqual(expect.objectContaining({ id: 'support', kind: 'alias', model: 'one' }));
   });
 
   test('is refused with the numbers of each criterion that fails, and changes nothing', async () => {
