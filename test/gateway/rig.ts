@@ -27,6 +27,7 @@ export interface Rig {
   /** A credential with all scopes. */
   admin: string;
   logLines: string[];
+  filesFolder: string;
   key(options?: Partial<NewKey>): Promise<{ id: string; credential: string }>;
   client(credential?: string): OpenAI;
   /** A request with the admin's key, unless the headers say otherwise. */
@@ -79,6 +80,7 @@ export async function startRig(
     database,
     admin,
     logLines,
+    filesFolder: join(folder, 'files'),
     async key(input = {}) {
       const { row, credential } = await keys.create({ name: 'test', scopes: ['inference'], ...input });
       return { id: row.id, credential };
