@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../model.hpp"
-#include "session.hpp"
+#include "../team.hpp"
 
 namespace mf {
 

@@ -8,14 +8,6 @@
 
 namespace mf {
 
-float rms_norm(const float * x, const float * w, int n, float epsilon, float * y) {
-    const float r = 1.0F / std::sqrt(kernels().dot(x, x, n) / static_cast<float>(n) + epsilon);
-    for (int i = 0; i < n; ++i) {
-        y[i] = x[i] * r * w[i];
-    }
-    return r;
-}
-
 void rms_norm_back(const float * x, const float * w, const float * dy, int n, float epsilon, float * dx) {
     const float r = 1.0F / std::sqrt(kernels().dot(x, x, n) / static_cast<float>(n) + epsilon);
     float       s = 0;
@@ -27,8 +19,6 @@ void rms_norm_back(const float * x, const float * w, const float * dy, int n, fl
         dx[i] += r * w[i] * dy[i] - k * x[i];
     }
 }
-
-static const float * floats_of(const ggml_tensor * t) { return static_cast<const float *>(t->data); }
 
 // Calls f with every buffer and its width; the one place that knows the widths.
 template <typename F> static void each_buffer(Activations & a, const Model & model, const Parameters & parameters, F f) {
@@ -87,44 +77,12 @@ BlockContext::BlockContext(const Model & model, const TransposedModel * transpos
     }
 }
 
-void BlockContext::angles(Rotation & rotation, float base, float frequency_scale) const {
-    const int     half    = h_.rope_dimensions / 2;
-    const float * factors = model_.rope_factors != nullptr ? floats_of(model_.rope_factors) : nullptr;
-    rotation.cos.resize(static_cast<std::size_t>(rows_.rows) * half);
-    rotation.sin.resize(rotation.cos.size());
-    const double step = std::pow(static_cast<double>(base), -2.0 / h_.rope_dimensions);
-    for (int row = 0; row < rows_.rows; ++row) {
-        double frequency = 1.0;
-        for (int i = 0; i < half; ++i, frequency *= step) {
-            const double factor = factors != nullptr ? factors[i] : 1.0F;
-            const double angle  = rows_.positions[row] * frequency * frequency_scale / factor;
-            rotation.cos[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::cos(angle));
-            rotation.sin[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::sin(angle));
-        }
-    }
-}
-
-void BlockContext::rotate(const Rotation & rotation, float * head, int row, bool back) const {
-    const int     half  = h_.rope_dimensions / 2;
-    const float * c     = rotation.cos.data() + static_cast<std::size_t>(row) * half;
-    const float * s     = rotation.sin.data() + static_cast<std::size_t>(row) * half;
-    const bool    pairs = h_.rope_mode == GGML_ROPE_TYPE_NORMAL;
-    for (int i = 0; i < half; ++i) {
-        float &     a  = head[pairs ? 2 * i : i];
-        float &     b  = head[pairs ? 2 * i + 1 : i + half];
-        const float sn = back ? -s[i] : s[i];
-        const float a0 = a;
-        a              = a0 * c[i] - b * sn;
-        b              = a0 * sn + b * c[i];
-    }
-}
-
 void BlockContext::begin(const RowsInfo & rows) {
     rows_            = rows;
     const auto count = static_cast<std::size_t>(rows.rows);
-    angles(global_, h_.rope_base, h_.rope_scale);
+    global_.set(model_, false, rows_.positions.data(), rows_.rows);
     if (h_.window > 0) {
-        angles(local_, h_.rope_base_local, 1.0F);
+        local_.set(model_, true, rows_.positions.data(), rows_.rows);
     }
     int widest = 0;
     for (const auto & shape : shapes_) {
@@ -225,7 +183,7 @@ void BlockContext::site_forward(Session & session, int layer, SiteId id, const f
             }
         };
         if (!part.packed.empty()) {
-            product_packed(session, part.packed.matrix(), rounded_, rows_.rows, y + part_at, shape.out,
+            product_packed(session, part.packed.matrix(), rounded_, rows_.rows, y + part_at, shape.out, GROUPS_AT_ONCE,
                            [&](int c0, int c1) { finish(0, rows_.rows, c0, c1); });
         } else {
             const bool whole = part.out == shape.out;
@@ -304,7 +262,7 @@ void BlockContext::site_backward(Session & session, int layer, SiteId id, const 
         }
     };
     if (frozen.packed()) {
-        product_packed(session, frozen.matrix().matrix(), rounded_, rows_.rows, dx, site.in,
+        product_packed(session, frozen.matrix().matrix(), rounded_, rows_.rows, dx, site.in, GROUPS_AT_ONCE,
                        [&](int c0, int c1) { add_low_rank(0, rows_.rows, c0, c1); });
     } else {
         product_ggml(session, model_.backend(), frozen.weight(), dy, rows_.rows, dx);
@@ -352,7 +310,7 @@ void BlockContext::forward(Session & session, int layer, Activations & a, float 
                     std::memcpy(raw, x, sizeof(float) * h_.head_dim);
                     rms_norm(raw, floats_of(head < h_.heads ? w.q_norm : w.k_norm), h_.head_dim, h_.norm_epsilon, x);
                 }
-                rotate(rotation, x, row, false);
+                rotation.apply(x, row);
             }
         }
     });
@@ -446,7 +404,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
             float * dq = at(d_wide_.data(), row, qkv_row);
             for (int head = 0; head < h_.heads + h_.kv_heads; ++head) {
                 float * x = dq + head * h_.head_dim;
-                rotate(rotation, x, row, true);
+                rotation.apply(x, row, true);
                 if (h_.qk_norm) {
                     std::copy_n(x, h_.head_dim, turned.data());
                     std::memset(x, 0, sizeof(float) * h_.head_dim);
@@ -470,7 +428,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
 }
 
 std::size_t BlockContext::bytes() const {
-    std::size_t total = rounded_.bytes() + (global_.cos.size() + local_.cos.size()) * 8;
+    std::size_t total = rounded_.bytes();
     for (const auto * b : { &sums_, &normed_, &wide_, &outputs_, &d_wide_, &d_narrow_, &du_, &masked_, &attention_, &part_ }) {
         total += b->bytes();
     }

@@ -54,12 +54,6 @@ class BlockContext {
     static std::size_t bytes_for(const Model & model, const TrainerOptions & options);
 
   private:
-    struct Rotation {
-        std::vector<float> cos;  // [rows][rope_dimensions / 2]
-        std::vector<float> sin;
-    };
-    void           angles(Rotation & rotation, float base, float frequency_scale) const;
-    void           rotate(const Rotation & rotation, float * head, int row, bool back) const;
     AttentionShape attention_shape(int layer) const;
     float *        dropped(Session & session, const float * x, int in, int layer, SiteId id, Floats & to);
     void           drop(float * x, int row, int in, int layer, SiteId id) const;
@@ -90,9 +84,7 @@ class BlockContext {
     Floats                  part_;
 };
 
-// y = x r w with r = 1 / sqrt(mean(x²) + epsilon); returns r.
-float rms_norm(const float * x, const float * w, int n, float epsilon, float * y);
-// dx += the gradient through that norm.
+// dx += the gradient through a norm (rms_norm in products.hpp).
 void rms_norm_back(const float * x, const float * w, const float * dy, int n, float epsilon, float * dx);
 
 }  // namespace mf

@@ -5,29 +5,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <mutex>
 
 #include "../error.hpp"
 
 namespace mf {
-
-void RoundedRows::resize(int rows, int width) {
-    in                       = width;
-    const std::size_t blocks = static_cast<std::size_t>(rows) * ((width + 31) / 32);
-    if (scales.size() < blocks) {
-        quants.resize(blocks * 32);
-        scales.resize(blocks);
-        sums.resize(blocks);
-        counts.resize(blocks);
-    }
-}
-
-void RoundedRows::round(const float * x, std::size_t stride, int first, int last) {
-    const std::size_t blocks = in / 32;
-    for (int row = first; row < last; ++row) {
-        kernels().quantize(x + row * stride, in, quants.data() + row * blocks * 32, scales.data() + row * blocks,
-                           sums.data() + row * blocks, counts.data() + row * blocks);
-    }
-}
 
 WeightFile::WeightFile(const std::string & path) {
     file_ = std::fopen(path.c_str(), "rb");
@@ -204,74 +186,6 @@ std::size_t TransposedModel::bytes_for(const Model & model, const std::string & 
         }
     }
     return total;
-}
-
-SiteShape shape_of(const Site & site) {
-    SiteShape shape;
-    shape.in = site.in;
-    for (const auto & part : site.parts) {
-        for (const auto & span : part.spans) {
-            const int index     = place_of(span.target).index;
-            shape.offset[index] = shape.out + span.offset;
-            shape.width[index]  = span.out;
-        }
-        shape.out += part.out;
-    }
-    return shape;
-}
-
-// Most multiply-adds of one operation, so that the cores are handed over in time even with large weights.
-static constexpr double OPERATION_MACS = 4e8;
-
-static int rows_at_once(int rows, int64_t in, int64_t out) {
-    const double fit = OPERATION_MACS / (static_cast<double>(in) * static_cast<double>(out));
-    return static_cast<int>(std::clamp<double>(fit - static_cast<int>(fit) % 8, 8, rows));
-}
-
-static constexpr int GROUPS_AT_ONCE = 4;
-
-void product_packed(Session & session, const PackedMatrix & matrix, const RoundedRows & x, int rows, float * y,
-                    std::size_t y_stride, const ColumnsDone & done) {
-    const int groups = matrix.out / PACKED_ROWS;
-    const int items  = (groups + GROUPS_AT_ONCE - 1) / GROUPS_AT_ONCE;
-    const int limit  = static_cast<int>(
-        std::clamp<double>(OPERATION_MACS / (static_cast<double>(rows) * matrix.in * PACKED_ROWS * GROUPS_AT_ONCE),
-                           session.threads(), items));
-    for (int first = 0; first < items; first += limit) {
-        session.items(std::min(limit, items - first), [&](int item, int) {
-            const int group = (first + item) * GROUPS_AT_ONCE;
-            const int end   = std::min(group + GROUPS_AT_ONCE, groups);
-            kernels().packed_product(matrix, group, end, x.view(), rows, y, y_stride);
-            if (done) {
-                done(group * PACKED_ROWS, end * PACKED_ROWS);
-            }
-        });
-    }
-}
-
-void product_ggml(Session & session, Backend & backend, ggml_tensor * weight, const float * x, int rows, float * y) {
-    const int64_t in    = weight->ne[0];
-    const int64_t out   = weight->ne[1];
-    const int     limit = rows_at_once(rows, in, out);
-    for (int first = 0; first < rows; first += limit) {
-        session.breathe();
-        const int              count  = std::min(limit, rows - first);
-        const ggml_init_params params = { ggml_tensor_overhead() * 4 + ggml_graph_overhead_custom(8, false), nullptr, true };
-        ggml_context *         ctx    = ggml_init(params);
-        ggml_tensor *          input  = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, in, count);
-        input->data                   = const_cast<float *>(x + first * in);
-        ggml_tensor * result          = ggml_mul_mat(ctx, weight, input);
-        result->data                  = y + first * out;
-        ggml_cgraph * graph           = ggml_new_graph_custom(ctx, 8, false);
-        ggml_build_forward_expand(graph, result);
-        try {
-            backend.compute_held(graph);
-        } catch (...) {
-            ggml_free(ctx);
-            throw;
-        }
-        ggml_free(ctx);
-    }
 }
 
 }  // namespace mf

@@ -3,24 +3,9 @@
 
 #include <string>
 
-#include "../model.hpp"
-#include "session.hpp"
+#include "../products.hpp"
 
 namespace mf {
-
-// An input rounded to 8 bits for packed products, and its block sums for corrected ones. Grows as needed.
-struct RoundedRows {
-    std::vector<int8_t>  quants;
-    std::vector<float>   scales;
-    std::vector<float>   sums;
-    std::vector<int32_t> counts;
-    int                  in = 0;
-
-    void          resize(int rows, int width);
-    void          round(const float * x, std::size_t stride, int first, int last);
-    QuantizedRows view() const { return { quants.data(), scales.data(), sums.data(), counts.data(), in }; }
-    std::size_t   bytes() const { return quants.size() + (scales.size() + sums.size() + counts.size()) * 4; }
-};
 
 // W^T of a site (its targets' outputs stacked as inputs), or of the head: dx = W^T dy. Quantised bases are transposed in 8 bits.
 class Transposed {
@@ -84,23 +69,5 @@ class TransposedModel {
     std::vector<std::unique_ptr<Transposed>> sites_;
     Transposed                               head_;
 };
-
-// Outputs of all targets of a site side by side, in the order of its parts.
-struct SiteShape {
-    int in  = 0;
-    int out = 0;
-    int offset[3] = { 0, 0, 0 };  // of each target, by its index within the site
-    int width[3]  = { 0, 0, 0 };
-};
-SiteShape shape_of(const Site & site);
-
-// Called for a range of output columns when they are done: adds what belongs to them while they are in the cache.
-using ColumnsDone = std::function<void(int first, int last)>;
-
-// y [rows, out] = W x for a packed matrix, x already rounded. `y_offset`: first column.
-void product_packed(Session & session, const PackedMatrix & matrix, const RoundedRows & x, int rows, float * y,
-                    std::size_t y_stride, const ColumnsDone & done);
-// y [rows, out] (contiguous) = W x through ggml.
-void product_ggml(Session & session, Backend & backend, ggml_tensor * weight, const float * x, int rows, float * y);
 
 }  // namespace mf

@@ -37,7 +37,8 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
             }
         });
         if (packed) {
-            product_packed(session, model_.packed_output.matrix(), rounded_, count, logits_.data(), v, nullptr);
+            product_packed(session, model_.packed_output.matrix(), rounded_, count, logits_.data(), v,
+                           HEAD_GROUPS_AT_ONCE, [](int, int) {});
         } else {
             product_ggml(session, model_.backend(), model_.output, normed_.data(), count, logits_.data());
         }
@@ -80,7 +81,8 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
             continue;
         }
         if (packed_back) {
-            product_packed(session, transposed_->head().matrix().matrix(), rounded_, count, d_normed_.data(), d, nullptr);
+            product_packed(session, transposed_->head().matrix().matrix(), rounded_, count, d_normed_.data(), d,
+                           GROUPS_AT_ONCE, [](int, int) {});
         } else {
             product_ggml(session, model_.backend(), transposed_->head().weight(), logits_.data(), count, d_normed_.data());
         }

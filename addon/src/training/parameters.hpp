@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../model.hpp"
-#include "session.hpp"
+#include "../team.hpp"
 
 namespace mf {
 

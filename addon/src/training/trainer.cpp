@@ -14,7 +14,7 @@ Trainer::Trainer(std::shared_ptr<Model> model, const std::string & path, const T
       options_(options),
       parameters_(*model_, options_),
       transposed_(TransposedModel::open(model_, path)),
-      team_(model_->backend().threads()),
+      team_(Team::of(model_->backend().threads())),
       blocks_(*model_, transposed_.get(), parameters_, options_),
       head_(*model_, transposed_.get()),
       kept_(model_->h().layers) {
@@ -74,21 +74,10 @@ const float * Trainer::forward(Session & session, const TrainingRows & rows, con
     for (int layer = 0; keep && layer < h.layers; ++layer) {
         kept_[layer].resize(*model_, parameters_, rows.rows, options_.recompute);
     }
-    const ggml_tensor * embedding = model_->token_embedding;
-    const auto *        traits    = ggml_get_type_traits(embedding->type);
     float *             x         = keep ? kept_[0].x.data() : shared_.x.data();
     session.rows(rows.rows, 1, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
-            const auto * from = static_cast<const char *>(embedding->data) + rows.tokens[row] * embedding->nb[1];
-            float *      to   = x + static_cast<std::size_t>(row) * d;
-            if (embedding->type == GGML_TYPE_F32) {
-                std::memcpy(to, from, sizeof(float) * d);
-            } else {
-                traits->to_float(from, to, d);
-            }
-            for (int i = 0; h.embedding_scale != 1.0F && i < d; ++i) {
-                to[i] *= h.embedding_scale;
-            }
+            embed_token(*model_, rows.tokens[row], x + static_cast<std::size_t>(row) * d);
         }
     });
     for (int layer = 0; layer < h.layers; ++layer) {
@@ -142,7 +131,8 @@ static LossSums sums_of(const std::vector<RowLoss> & list) {
 }
 
 LossSums Trainer::accumulate(const TrainingRows & rows, double divisor) {
-    Session        session(team_, options_.share);
+    TrainingLease  lease(options_.share);
+    Session        session(team_, &lease);
     const RowsInfo info = begin(rows, true, true);
     ++calls_;
     auto list = counted(rows);
@@ -171,7 +161,8 @@ static std::vector<double> by_example(const TrainingRows & rows, const std::vect
 }
 
 PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const double * reference, double beta, double divisor) {
-    Session        session(team_, options_.share);
+    TrainingLease  lease(options_.share);
+    Session        session(team_, &lease);
     const RowsInfo info = begin(rows, true, true);
     ++calls_;
     auto list = counted(rows);
@@ -214,7 +205,8 @@ PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const d
 }
 
 LossSums Trainer::evaluate(const TrainingRows & rows, bool adapter) {
-    Session session(team_, options_.share);
+    TrainingLease lease(options_.share);
+    Session       session(team_, &lease);
     auto    list = counted(rows);
     if (!list.empty()) {
         head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
@@ -223,7 +215,8 @@ LossSums Trainer::evaluate(const TrainingRows & rows, bool adapter) {
 }
 
 std::vector<double> Trainer::log_probabilities(const TrainingRows & rows, bool adapter) {
-    Session session(team_, options_.share);
+    TrainingLease lease(options_.share);
+    Session       session(team_, &lease);
     auto    list = counted(rows);
     if (!list.empty()) {
         head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
@@ -232,7 +225,8 @@ std::vector<double> Trainer::log_probabilities(const TrainingRows & rows, bool a
 }
 
 Parameters::Update Trainer::update(const UpdateOptions & options) {
-    Session session(team_, options_.share);
+    TrainingLease lease(options_.share);
+    Session       session(team_, &lease);
     calls_ = 0;
     return parameters_.update(session, options);
 }

@@ -68,7 +68,7 @@ class Trainer {
     TrainerOptions                   options_;
     Parameters                       parameters_;
     std::shared_ptr<TransposedModel> transposed_;
-    Team                             team_;
+    Team &                           team_;
     BlockContext                     blocks_;
     Head                             head_;
     std::vector<Activations>         kept_;    // one for each block; with recomputation only their inputs
