@@ -7,13 +7,12 @@ import { OVER, type Run } from './run.ts';
 
 export interface Admission {
   runs: Iterable<Run>;
-  datasets: Pick<DatasetStore, 'get'>;
   /** Whether an adapter of this name belongs to somebody else. */
   taken(name: string): boolean;
 }
 
-/** @throws DaemonError if this run can never start */
-export async function checkAdmission(request: RunRequest, context: Admission): Promise<void> {
+/** Whether there is room for it, and its name is free. @throws DaemonError */
+export function checkPlace(request: RunRequest, context: Admission): void {
   const { recipe } = request;
   const waiting = [...context.runs].filter(({ state }) => !OVER.has(state.status));
   if (waiting.length >= TRAINING_LIMITS.runsMax) {
@@ -49,9 +48,14 @@ export async function checkAdmission(request: RunRequest, context: Admission): P
       'adapter',
     );
   }
+}
+
+/** Whether its files are there and of the kind that its method learns from. @throws DaemonError */
+export async function checkFiles(request: RunRequest, datasets: Pick<DatasetStore, 'get'>): Promise<void> {
+  const { recipe } = request;
   for (const digest of [request.dataset, request.validation]) {
     if (digest === undefined) continue;
-    const { kind } = await context.datasets.get(digest);
+    const { kind } = await datasets.get(digest);
     if ((recipe.method.type === 'dpo') !== (kind === 'preference')) {
       const what = recipe.method.type === 'dpo' ? 'learns from preferences' : 'does not learn from preferences';
       throw new DaemonError(

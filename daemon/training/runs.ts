@@ -10,7 +10,7 @@ import type { AdapterRegistry } from '../adapters/registry.ts';
 import { DaemonError, toDaemonError } from '../errors.ts';
 import { TRAINING_LIMITS } from '../limits.ts';
 import { recordOf } from './adapter-record.ts';
-import { checkAdmission } from './admission.ts';
+import { checkFiles, checkPlace } from './admission.ts';
 import type { DatasetStore } from './dataset-store.ts';
 import { clearTemporary, type Disk, isDiskFull, realDisk } from './disk.ts';
 import { EventLog, EventReader, type NewEvent } from './event-log.ts';
@@ -147,13 +147,11 @@ export class TrainingRuns {
     if (known !== undefined) return same(known);
     if (this.closing)
       throw new DaemonError('shutting_down', 'the daemon is stopping; send the request again in a moment');
-    await checkAdmission(request, {
-      runs: this.runs.values(),
-      datasets: this.o.datasets,
-      taken: (name) => this.publisher.taken(id, name),
-    });
+    await checkFiles(request, this.o.datasets);
+    // From here to where the run is known nothing waits: two that ask at once do not both get the name.
     const meanwhile = this.runs.get(id);
     if (meanwhile !== undefined) return same(meanwhile);
+    checkPlace(request, { runs: this.runs.values(), taken: (name) => this.publisher.taken(id, name) });
     const state = freshState(this.o.base.digest);
     const folder = new RunFolder(join(this.o.root, id), this.o.disk ?? realDisk);
     try {

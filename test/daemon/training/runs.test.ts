@@ -183,7 +183,8 @@ describe('training runs', () => {
       param: 'recipe.method',
     });
     await expect(runs.put('one', request({ dataset: PAIRS }))).rejects.toMatchObject({ param: 'recipe.method' });
-    await runs.put('one', request());
+    const both = await Promise.allSettled([runs.put('one', request()), runs.put('two', request())]);
+    expect(both.map(({ status }) => status)).toEqual(['fulfilled', 'rejected']);
     await expect(runs.put('two', request())).rejects.toMatchObject({ code: 'adapter_exists' });
     await over(runs, 'one');
     await expect(runs.put('two', request())).rejects.toMatchObject({ code: 'adapter_exists' });
