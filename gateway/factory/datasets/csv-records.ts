@@ -36,8 +36,14 @@ export class CsvParser {
     return this.#quoted && !this.#maybeEnd;
   }
 
+  /** Where the row under way begins. */
   get line(): number {
     return this.#rowLine;
+  }
+
+  /** Where reading stands. */
+  get textLine(): number {
+    return this.#line;
   }
 
   push(text: string): (Row | { line: number; tooLong: true })[] {
@@ -127,6 +133,7 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
   const decoder = new TextDecoder(encoding, { fatal: true });
   let header: string[] | null = null;
   let failed = false;
+  let last: Uint8Array = new Uint8Array(0);
 
   const take = (rows: ReturnType<CsvParser['push']>): RawRecord[] => {
     const records: RawRecord[] = [];
@@ -163,6 +170,7 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
   try {
     const bytes = encoding === 'utf-8' ? withoutBom(source.stream()) : source.stream();
     for await (const chunk of bytes) {
+      last = chunk;
       const records = take(parser.push(decoder.decode(chunk, { stream: true })));
       if (records.length > 0) yield records;
       if (failed) return;
@@ -184,7 +192,11 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
     if (rest.length > 0) yield rest;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    const message = `The file is not valid ${encoding.toUpperCase()} after line ${parser.line}; save it as UTF-8.`;
-    yield [{ line: parser.line, rule: 'not_utf8', message }];
+    // The line is counted up to what cannot be decoded; a character cut at the chunk's start is no fault.
+    const text = new TextDecoder(encoding).decode(last);
+    const at = Math.max(0, text.indexOf('\ufffd', 1));
+    const line = parser.textLine + text.slice(0, at).split('\n').length - 1;
+    const message = `Line ${line} is not valid ${encoding.toUpperCase()}; save the file as UTF-8.`;
+    yield [{ line, rule: 'not_utf8', message }];
   }
 }
