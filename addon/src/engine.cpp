@@ -20,21 +20,13 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> v
       vocabulary_(std::move(vocabulary)),
       options_(options),
       cache_(*model_, options.kv_cells, options.sequences_max, options.kv_f32 ? GGML_TYPE_F32 : GGML_TYPE_F16),
-      state_(model_->h().layers),
-      bindings_(*model_, state_),
       slots_(options.slots) {
     const auto & h = model_->h();
-    state_.cache   = &cache_;
     require(vocabulary_->size() <= h.vocabulary, "model_invalid",
             "the tokenizer has " + std::to_string(vocabulary_->size()) + " tokens, but the model has logits for only " +
                 std::to_string(h.vocabulary));
     if (model_->fused()) {
-        const int in_max      = std::max({ h.embedding, h.feed_forward, h.q_width() });
-        state_.sums_stride    = static_cast<std::size_t>((in_max / 32 + 15) / 16 * 16);
-        state_.u_stride       = static_cast<std::size_t>(options.slot_rank_max) * 3;
-        const int group       = h.heads / h.kv_heads;
-        state_.scratch_stride = (attention_scratch_floats(h.head_dim, group * ATTENTION_ROWS_MAX) + 15) / 16 * 16;
-        state_.scratch.resize(state_.scratch_stride * model_->backend().threads());
+        forward_ = std::make_unique<CpuForward>(*model_, cache_);
     } else if (options.slots > 0) {
         gpu_slots_ = std::make_unique<GpuSlots>(*model_, options.slots, options.slot_rank_max);
     }
@@ -179,41 +171,10 @@ static void rate_targets(const int32_t * targets, int count, const float * logit
     }
 }
 
-// Takes the cells and describes segments and attention blocks.
-void Engine::describe_rows(const StepBatch & b) {
-    std::vector<const AdapterImage *> images(b.rows);
+void Engine::take_cells(const StepBatch & b) {
     row_cells_.resize(b.rows);
-    state_.positions.assign(b.positions, b.positions + b.rows);
-    state_.blocks.clear();
     for (int row = 0; row < b.rows; ++row) {
         row_cells_[row] = cache_.append(b.sequences[row]);
-        images[row]     = b.slots[row] >= 0 ? slots_[b.slots[row]].get() : nullptr;
-        auto & blocks   = state_.blocks;
-        if (!blocks.empty() && blocks.back().sequence == b.sequences[row] && blocks.back().count < ATTENTION_ROWS_MAX) {
-            ++blocks.back().count;
-        } else {
-            blocks.push_back({ row, 1, b.sequences[row] });
-        }
-    }
-    StepState::segment(images, state_.segments);
-    std::vector<const AdapterImage *> of_outputs(b.output_count);
-    for (int i = 0; i < b.output_count; ++i) {
-        of_outputs[i] = images[b.outputs[i]];
-    }
-    StepState::segment(of_outputs, state_.output_segments);
-    if (model_->fused()) {
-        state_.u.resize(std::max(state_.u.size(), state_.u_stride * b.rows));
-        state_.sums.resize(std::max(state_.sums.size(), state_.sums_stride * b.rows));
-        // The widest input of any site; sums_stride counts its blocks of 32.
-        state_.quants.resize(std::max(state_.quants.size(), state_.sums_stride * 32 * b.rows));
-        state_.quant_scales.resize(std::max(state_.quant_scales.size(), state_.sums_stride * b.rows));
-        state_.quant_sums.resize(std::max(state_.quant_sums.size(), state_.sums_stride * b.rows));
-        state_.quant_counts.resize(std::max(state_.quant_counts.size(), state_.sums_stride * b.rows));
-    }
-    for (auto * counters : { &state_.attention_next, &state_.product_next }) {
-        for (auto & next : *counters) {
-            next.store(0, std::memory_order_relaxed);
-        }
     }
 }
 
@@ -229,7 +190,7 @@ Graph & Engine::graph_for(const GraphShape & shape) {
     if (graphs_.size() >= GRAPHS_KEPT) {
         graphs_.pop_back();
     }
-    graphs_.push_front(std::make_unique<Graph>(*model_, cache_, bindings_, gpu_slots_.get(), shape));
+    graphs_.push_front(std::make_unique<Graph>(*model_, cache_, gpu_slots_.get(), shape));
     return *graphs_.front();
 }
 
@@ -257,11 +218,9 @@ void Engine::set_inputs(const Graph & graph, const StepBatch & b) {
     };
     set(graph.tokens, b.tokens);
     set(graph.positions, b.positions);
-    set(graph.cells, row_cells_.data());
+    const std::vector<int64_t> cells(row_cells_.begin(), row_cells_.end());
+    set(graph.cells, cells.data());
     set(graph.output_rows, b.outputs);
-    if (model_->fused()) {
-        return;
-    }
     fill_mask(graph.mask, b, 0);
     fill_mask(graph.mask_local, b, model_->h().window);
     if (graph.slots != nullptr) {
@@ -293,41 +252,56 @@ StepResult Engine::step(const StepBatch & b) {
     }
 }
 
-StepResult Engine::compute(const StepBatch & b) {
-    const auto started = std::chrono::steady_clock::now();
-
-    GraphShape shape;
-    shape.rows    = b.rows;
-    shape.outputs = b.output_count;
-    shape.hidden  = b.want_hidden;
-    shape.lora    = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
-    describe_rows(b);
-    if (!model_->fused()) {
-        const int high = cache_.cells_high();
-        shape.cells    = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
+float * Engine::compute_on_cpu(const StepBatch & b, int & width) {
+    std::vector<const AdapterImage *> images(b.rows);
+    for (int row = 0; row < b.rows; ++row) {
+        images[row] = b.slots[row] >= 0 ? slots_[b.slots[row]].get() : nullptr;
     }
+    width = b.want_hidden ? model_->h().embedding : model_->h().vocabulary;
+    const ServingLease lease;
+    Session            session(Team::of(model_->backend().threads()));
+    return forward_->run(session, { b.rows, b.tokens, b.positions, b.sequences, row_cells_.data(), b.outputs, b.output_count, b.want_hidden },
+                         images);
+}
+
+float * Engine::compute_graph(const StepBatch & b, int & width) {
+    GraphShape shape;
+    shape.rows         = b.rows;
+    shape.outputs      = b.output_count;
+    shape.hidden       = b.want_hidden;
+    shape.lora         = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
+    const int high     = cache_.cells_high();
+    shape.cells        = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
     const Graph & graph = graph_for(shape);
     set_inputs(graph, b);
     model_->backend().compute(graph.graph());
+    if (b.output_count == 0) {
+        return nullptr;
+    }
+    width = static_cast<int>(graph.result->ne[0]);
+    if (ggml_backend_buffer_is_host(graph.result->buffer)) {
+        return static_cast<float *>(graph.result->data);
+    }
+    results_.resize(static_cast<std::size_t>(width) * b.output_count);
+    ggml_backend_tensor_get(graph.result, results_.data(), 0, results_.size() * sizeof(float));
+    return results_.data();
+}
+
+StepResult Engine::compute(const StepBatch & b) {
+    const auto started = std::chrono::steady_clock::now();
+
+    take_cells(b);
+    int     width  = 0;
+    float * values = forward_ != nullptr ? compute_on_cpu(b, width) : compute_graph(b, width);
     StepResult result;
     result.choices.resize(b.output_count);
     if (b.output_count > 0) {
-        const auto         width = static_cast<std::size_t>(graph.result->ne[0]);
-        std::vector<float> copied;
-        float *            values = nullptr;
-        if (ggml_backend_buffer_is_host(graph.result->buffer)) {
-            values = static_cast<float *>(graph.result->data);
-        } else {
-            copied.resize(width * b.output_count);
-            ggml_backend_tensor_get(graph.result, copied.data(), 0, copied.size() * sizeof(float));
-            values = copied.data();
-        }
         if (b.want_logits || b.want_hidden) {
-            result.values.assign(values, values + width * b.output_count);
+            result.values.assign(values, values + static_cast<std::size_t>(width) * b.output_count);
         }
         if (b.targets != nullptr && !b.want_hidden) {
             // Before sampling, which may change logits (biases, penalties).
-            rate_targets(b.targets, b.output_count, values, static_cast<int>(width), result);
+            rate_targets(b.targets, b.output_count, values, width, result);
         }
         if (!b.want_hidden) {
             for (int i = 0; i < b.output_count; ++i) {
@@ -335,7 +309,7 @@ StepResult Engine::compute(const StepBatch & b) {
                     continue;
                 }
                 try {
-                    result.choices[i] = samplers_.at(b.samplers[i])->sample(values + i * width);
+                    result.choices[i] = samplers_.at(b.samplers[i])->sample(values + static_cast<std::size_t>(i) * width);
                 } catch (const std::exception & e) {
                     result.choices[i]       = Choice();
                     result.choices[i].error = e.what();

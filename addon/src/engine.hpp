@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "cpu_forward.hpp"
 #include "graph.hpp"
 #include "sampler.hpp"
 
@@ -66,7 +67,10 @@ class Engine {
     void       check(const StepBatch & batch) const;
     StepResult compute(const StepBatch & batch);
     void       check_sequence(int sequence) const;
-    void       describe_rows(const StepBatch & batch);
+    void       take_cells(const StepBatch & batch);
+    // Logits or hidden states, [outputs][width].
+    float *    compute_on_cpu(const StepBatch & batch, int & width);
+    float *    compute_graph(const StepBatch & batch, int & width);
     Graph &    graph_for(const GraphShape & shape);
     void       set_inputs(const Graph & graph, const StepBatch & batch);
     void       fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
@@ -75,14 +79,14 @@ class Engine {
     std::shared_ptr<const Vocabulary>                 vocabulary_;
     EngineOptions                                     options_;
     KvCache                                           cache_;
-    StepState                                         state_;
-    Bindings                                          bindings_;
+    std::unique_ptr<CpuForward>                       forward_;  // null where graphs are computed
     std::unique_ptr<GpuSlots>                         gpu_slots_;
     std::vector<std::shared_ptr<const AdapterImage>>  slots_;
     std::unordered_map<int, std::unique_ptr<Sampler>> samplers_;
     int                                               next_sampler_ = 1;
     std::list<std::unique_ptr<Graph>>                 graphs_;  // most recently used first
-    std::vector<int64_t>                              row_cells_;
+    std::vector<int32_t>                              row_cells_;
+    std::vector<float>                                results_;  // copied from a device
 };
 
 }  // namespace mf

@@ -6,36 +6,8 @@
 
 namespace mf {
 
-Bindings::Bindings(const Model & model, StepState & state)
-    : head_{ &state, &model.packed_output.matrix(), &state.product_next.back() } {
-    const int layers = model.h().layers;
-    sites_.reserve(static_cast<std::size_t>(layers) * SITE_COUNT * 2);
-    parts_.reserve(sites_.capacity() * 3);
-    for (int layer = 0; layer < layers; ++layer) {
-        for (int id = 0; id < SITE_COUNT; ++id) {
-            for (const bool outputs : { false, true }) {
-                const Site & site = model.layers[layer].sites[id];
-                sites_.push_back({ &state, &site, static_cast<SiteId>(id), layer, outputs });
-                for (int part = 0; part < 3; ++part) {
-                    parts_.push_back({ &sites_.back(), part < static_cast<int>(site.parts.size()) ? &site.parts[part] : nullptr,
-                                       &state.product_next[(static_cast<std::size_t>(layer) * SITE_COUNT + id) * 3 + part] });
-                }
-            }
-        }
-        attention_.push_back({ &state, &model.h(), layer, model.h().local[layer] ? model.h().window : 0 });
-    }
-}
-
-SiteBinding & Bindings::site(int layer, SiteId id, bool outputs) {
-    return sites_[(static_cast<std::size_t>(layer) * SITE_COUNT + id) * 2 + (outputs ? 1 : 0)];
-}
-
-PartBinding & Bindings::part(int layer, SiteId id, bool outputs, int part) {
-    return parts_[((static_cast<std::size_t>(layer) * SITE_COUNT + id) * 2 + (outputs ? 1 : 0)) * 3 + part];
-}
-
-Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, const GpuSlots * slots, const GraphShape & shape)
-    : model_(model), h_(model.h()), cache_(cache), bindings_(bindings), slots_(slots), shape_(shape), cpu_(model.fused()) {
+Graph::Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const GraphShape & shape)
+    : model_(model), h_(model.h()), cache_(cache), slots_(slots), shape_(shape) {
     const std::size_t      nodes  = 128 + static_cast<std::size_t>(h_.layers) * 96;
     const ggml_init_params params = { ggml_tensor_overhead() * nodes * 2 + ggml_graph_overhead_custom(nodes, false), nullptr,
                                       true };
@@ -55,13 +27,11 @@ Graph::Graph(const Model & model, const KvCache & cache, Bindings & bindings, co
 void Graph::allocate() {
     require(ggml_gallocr_alloc_graph(allocator_, graph_), "out_of_memory",
             "a step of " + std::to_string(shape_.rows) + " rows does not fit into memory");
-    if (!cpu_) {
-        for (int i = 0; i < ggml_graph_n_nodes(graph_); ++i) {
-            const ggml_tensor * node = ggml_graph_node(graph_, i);
-            require(ggml_backend_supports_op(model_.backend().handle(), node), "architecture_unsupported",
-                    model_.backend().device().name + " cannot compute " + ggml_op_desc(node) +
-                        " for this model; use MODELFACTORY_DEVICE=cpu");
-        }
+    for (int i = 0; i < ggml_graph_n_nodes(graph_); ++i) {
+        const ggml_tensor * node = ggml_graph_node(graph_, i);
+        require(ggml_backend_supports_op(model_.backend().handle(), node), "architecture_unsupported",
+                model_.backend().device().name + " cannot compute " + ggml_op_desc(node) +
+                    " for this model; use MODELFACTORY_DEVICE=cpu");
     }
 }
 
@@ -92,39 +62,18 @@ ggml_tensor * Graph::delta(ggml_tensor * x, int layer, Target target, bool outpu
 
 // x [in, rows] through every target of a site, adapters and biases included; one tensor per target.
 Graph::Outputs Graph::linear(ggml_tensor * x, int layer, SiteId id, bool outputs) {
-    const Site &  site  = model_.layers[layer].sites[id];
-    Outputs       y     = {};
-    ggml_tensor * order = nullptr;
-    if (cpu_ && (shape_.lora || site.corrected() || site.packed())) {
-        ggml_tensor * args[] = { x };
-        order                = ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, args, 1, site_inputs, GGML_N_TASKS_MAX,
-                                              &bindings_.site(layer, id, outputs));
-    }
-    for (int p = 0; p < static_cast<int>(site.parts.size()); ++p) {
-        const Part &  part   = site.parts[p];
-        ggml_tensor * result = nullptr;
-        if (!part.packed.empty()) {
-            ggml_tensor * args[] = { x, order };
-            result = ggml_custom_4d(ctx_, GGML_TYPE_F32, part.out, x->ne[1], 1, 1, args, 2, packed_part, GGML_N_TASKS_MAX,
-                                    &bindings_.part(layer, id, outputs, p));
-        } else {
-            result = ggml_mul_mat(ctx_, part.weight, x);
-        }
-        if (cpu_ && part.packed.empty() && (shape_.lora || !part.correction.empty())) {
-            result = ggml_map_custom2_inplace(ctx_, result, order, part_outputs, GGML_N_TASKS_MAX,
-                                              &bindings_.part(layer, id, outputs, p));
-        }
+    Outputs y = {};
+    for (const auto & part : model_.layers[layer].sites[id].parts) {
+        ggml_tensor * result = ggml_mul_mat(ctx_, part.weight, x);
         if (part.bias != nullptr) {
             result = ggml_add(ctx_, result, part.bias);
         }
-        if (!cpu_ && shape_.lora) {
-            result = ggml_add(ctx_, result, delta(x, layer, part.spans[0].target, outputs));
+        // Only the fused path stacks targets.
+        const Target target = part.spans[0].target;
+        if (shape_.lora) {
+            result = ggml_add(ctx_, result, delta(x, layer, target, outputs));
         }
-        for (const auto & span : part.spans) {
-            y.of[place_of(span.target).index] = part.spans.size() == 1 ? result
-                                                                       : ggml_view_2d(ctx_, result, span.out, result->ne[1],
-                                                                                      result->nb[1], span.offset * sizeof(float));
-        }
+        y.of[place_of(target).index] = result;
     }
     return y;
 }
@@ -141,7 +90,7 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
     const float scale = local ? 1.0F : h_.rope_scale;
     const auto  turn  = [&](ggml_tensor * t, ggml_tensor * norm_weight) {
         if (norm_weight != nullptr) {
-            t = norm(cpu_ ? t : ggml_cont(ctx_, t), norm_weight);
+            t = norm(ggml_cont(ctx_, t), norm_weight);
         }
         return ggml_rope_ext(ctx_, t, positions, model_.rope_factors, h_.rope_dimensions, h_.rope_mode, h_.context_trained, base,
                                scale, 0.0F, 1.0F, 32.0F, 1.0F);
@@ -153,11 +102,6 @@ ggml_tensor * Graph::attend(ggml_tensor * x, int layer) {
     ggml_tensor * v_stored = ggml_set_rows(ctx_, cache_.v(layer), v, cells);
     expand(k_stored);
     expand(v_stored);
-    if (cpu_) {
-        ggml_tensor * args[] = { q, k_stored, v_stored };
-        return ggml_custom_4d(ctx_, GGML_TYPE_F32, h_.q_width(), rows, 1, 1, args, 3, attention, GGML_N_TASKS_MAX,
-                              &bindings_.attention(layer));
-    }
     const auto cached = [&](ggml_tensor * t) {
         ggml_tensor * view =
             ggml_view_3d(ctx_, t, h_.head_dim, h_.kv_heads, shape_.cells, h_.head_dim * ggml_type_size(t->type), t->nb[1], 0);
@@ -179,18 +123,6 @@ ggml_tensor * Graph::feed_forward(ggml_tensor * x, int layer, bool outputs) {
     return linear(gated, layer, SITE_DOWN, outputs).of[0];
 }
 
-ggml_tensor * Graph::logits(ggml_tensor * x) {
-    if (model_.packed_output.empty()) {
-        return ggml_mul_mat(ctx_, model_.output, x);
-    }
-    ggml_tensor * inputs[] = { x };
-    ggml_tensor * order =
-        ggml_custom_4d(ctx_, GGML_TYPE_F32, 1, 1, 1, 1, inputs, 1, head_inputs, GGML_N_TASKS_MAX, &bindings_.head());
-    ggml_tensor * ordered[] = { x, order };
-    return ggml_custom_4d(ctx_, GGML_TYPE_F32, h_.vocabulary, x->ne[1], 1, 1, ordered, 2, packed_head, GGML_N_TASKS_MAX,
-                          &bindings_.head());
-}
-
 void Graph::build() {
     const bool narrow = shape_.outputs > 0 && shape_.outputs < shape_.rows;
     tokens            = input(GGML_TYPE_I32, shape_.rows, 0, "tokens");
@@ -199,15 +131,13 @@ void Graph::build() {
     if (narrow) {
         output_rows = input(GGML_TYPE_I32, shape_.outputs, 0, "output_rows");
     }
-    if (!cpu_) {
-        mask = input(GGML_TYPE_F16, shape_.cells, shape_.rows, "mask");
-        if (h_.window > 0) {
-            mask_local = input(GGML_TYPE_F16, shape_.cells, shape_.rows, "mask_local");
-        }
-        if (shape_.lora) {
-            slots        = input(GGML_TYPE_I32, 1, shape_.rows, "slots");
-            output_slots = narrow ? input(GGML_TYPE_I32, 1, shape_.outputs, "output_slots") : slots;
-        }
+    mask = input(GGML_TYPE_F16, shape_.cells, shape_.rows, "mask");
+    if (h_.window > 0) {
+        mask_local = input(GGML_TYPE_F16, shape_.cells, shape_.rows, "mask_local");
+    }
+    if (shape_.lora) {
+        slots        = input(GGML_TYPE_I32, 1, shape_.rows, "slots");
+        output_slots = narrow ? input(GGML_TYPE_I32, 1, shape_.outputs, "output_slots") : slots;
     }
     ggml_tensor * x = ggml_get_rows(ctx_, model_.token_embedding, tokens);
     if (h_.embedding_scale != 1.0F) {
@@ -238,7 +168,7 @@ void Graph::build() {
     }
     x = norm(x, model_.output_norm);
     if (!shape_.hidden) {
-        x = logits(x);
+        x = ggml_mul_mat(ctx_, model_.output, x);
         if (h_.final_softcap > 0.0F) {
             x = ggml_scale(ctx_, ggml_tanh(ctx_, ggml_scale(ctx_, x, 1.0F / h_.final_softcap)), h_.final_softcap);
         }

@@ -1,18 +1,18 @@
-// Builds the transformer's graph for one shape of step.
+// Builds the transformer's graph for one shape of step out of ggml's own operations: for GPUs, and for the exact mode.
 #pragma once
 
 #include <memory>
 #include <vector>
 
-#include "cpu_ops.hpp"
 #include "gpu_slots.hpp"
+#include "kv_cache.hpp"
 
 namespace mf {
 
 struct GraphShape {
     int  rows    = 0;
     int  outputs = 0;  // 0: only the cache is filled
-    int  cells   = 0;  // cells that attention looks at (0 on the CPU, where it follows the sequences)
+    int  cells   = 0;  // cells that attention looks at
     bool lora    = false;
     bool hidden  = false;  // final hidden states instead of logits
     bool operator==(const GraphShape & o) const {
@@ -20,25 +20,9 @@ struct GraphShape {
     }
 };
 
-// Bindings of the custom operations; stable addresses, shared by all graphs of an engine.
-class Bindings {
-  public:
-    Bindings(const Model & model, StepState & state);
-    SiteBinding &      site(int layer, SiteId id, bool outputs);
-    PartBinding &      part(int layer, SiteId id, bool outputs, int part);
-    AttentionBinding & attention(int layer) { return attention_[layer]; }
-    HeadBinding &      head() { return head_; }
-
-  private:
-    std::vector<SiteBinding>      sites_;
-    std::vector<PartBinding>      parts_;
-    std::vector<AttentionBinding> attention_;
-    HeadBinding                   head_;
-};
-
 class Graph {
   public:
-    Graph(const Model & model, const KvCache & cache, Bindings & bindings, const GpuSlots * slots, const GraphShape & shape);
+    Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const GraphShape & shape);
     ~Graph();
     Graph(const Graph &)             = delete;
     Graph & operator=(const Graph &) = delete;
@@ -51,9 +35,9 @@ class Graph {
     ggml_tensor * positions    = nullptr;  // I32 [rows]
     ggml_tensor * cells        = nullptr;  // I64 [rows]: where K and V of each row go
     ggml_tensor * output_rows  = nullptr;  // I32 [outputs]
-    ggml_tensor * mask         = nullptr;  // F16 [cells, rows], GPUs
+    ggml_tensor * mask         = nullptr;  // F16 [cells, rows]
     ggml_tensor * mask_local   = nullptr;  // the same within the sliding window
-    ggml_tensor * slots        = nullptr;  // I32 [1, rows], GPUs with adapters
+    ggml_tensor * slots        = nullptr;  // I32 [1, rows], with adapters
     ggml_tensor * output_slots = nullptr;  // I32 [1, outputs]
     ggml_tensor * result       = nullptr;  // F32 [vocabulary or embedding, outputs]
 
@@ -68,17 +52,14 @@ class Graph {
     Outputs       linear(ggml_tensor * x, int layer, SiteId id, bool outputs);
     ggml_tensor * delta(ggml_tensor * x, int layer, Target target, bool outputs);
     ggml_tensor * attend(ggml_tensor * x, int layer);
-    ggml_tensor * logits(ggml_tensor * x);
     ggml_tensor * feed_forward(ggml_tensor * x, int layer, bool outputs);
     void          expand(ggml_tensor * t) { ggml_build_forward_expand(graph_, t); }
 
     const Model &           model_;
     const Hyperparameters & h_;
     const KvCache &         cache_;
-    Bindings &              bindings_;
     const GpuSlots *        slots_;
     GraphShape              shape_;
-    bool                    cpu_;
     ggml_context *          ctx_       = nullptr;
     ggml_cgraph *           graph_     = nullptr;
     ggml_gallocr_t          allocator_ = nullptr;

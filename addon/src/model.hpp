@@ -73,7 +73,7 @@ class Model {
 
     const Hyperparameters & h() const { return h_; }
     Backend &               backend() const { return *backend_; }
-    // Whether the CPU's own operations (cpu_ops.hpp) are used.
+    // Whether the CPU's own operations (cpu_forward.hpp) are used.
     bool        fused() const { return backend_->is_cpu() && !exact_; }
     std::size_t weight_bytes() const { return weight_bytes_; }
     int         target_in(Target target) const;

@@ -63,6 +63,10 @@ const cases = shapes.flatMap(({ architecture, heads }) =>
 
 /** Mean KL against libllama without its half-precision attention kernel, in nats; measured values are a tenth of these or less. */
 const LIMITS: Record<string, number> = { f32: 1e-8, f16: 5e-6 };
+/** ggml takes GELU from a table of float16 numbers, the fused mode computes it: in a gemma3 the nearer to the model's float32. */
+const GELU_LIMIT = 1e-6;
+const limitOf = (architecture: string, type: string): number | undefined =>
+  architecture === 'gemma3' && type === 'f32' ? GELU_LIMIT : LIMITS[type];
 
 describe.each(cases)('$name', ({ name, architecture, heads, type }) => {
   const tiny = writeTinyModel(architecture, join(folder.path, `${name}.gguf`), { type: type as TensorType, ...heads });
@@ -80,7 +84,7 @@ describe.each(cases)('$name', ({ name, architecture, heads, type }) => {
     const expected = ask(tiny, { flash: 'off', kv: 'f32' });
     withEngine(tiny.path, { kvType: 'f32' }, (engine) => {
       const actual = expected.map(({ tokens }) => forward(engine, tokens));
-      const limit = LIMITS[type];
+      const limit = limitOf(architecture, type);
       if (limit !== undefined) {
         for (const [i, e] of expected.entries()) {
           expect(agreement(e.logits, actual[i] as Float32Array[]).mean).toBeLessThan(limit);
@@ -120,7 +124,7 @@ test('the comparison would see a wrong model: other weights, a wider window, ano
       const { tokens, logits } = expected[1] as ReferenceSequence;
       return agreement(logits, forward(engine, tokens)).mean;
     });
-  expect(distance(right.path)).toBeLessThan(1e-8);
+  expect(distance(right.path)).toBeLessThan(GELU_LIMIT);
   expect(
     distance(writeTinyModel('gemma3', join(folder.path, 'seed.gguf'), { ...given, seed: 2 }).path),
   ).toBeGreaterThan(1);
