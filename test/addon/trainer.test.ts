@@ -159,7 +159,7 @@ describe('what was trained', () => {
       const tiny = caseModel(name, nextFile());
       withModel(tiny, (model) => {
         const rows = caseRows(tiny.vocabulary);
-        const options = { method: 'prefix', prefixTokens: 5, targets: [] } as const;
+        const options = { method: 'prefix' as const, prefixTokens: 5, targets: [] };
         withTrainer(
           model,
           (trainer) => {
