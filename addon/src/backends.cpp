@@ -192,6 +192,10 @@ ggml_backend_buffer_type_t Backend::product_buffer_type(ggml_type weight, int64_
 }
 
 void Backend::compute(ggml_cgraph * graph) {
+    if (!is_cpu()) {
+        compute_held(graph);  // the cores are free meanwhile
+        return;
+    }
     const ServingLease lease;
     compute_held(graph);
 }

@@ -52,7 +52,7 @@ class Backend {
     // The fastest buffer type whose product with such a weight the device supports; `extra`: it is one of the above.
     ggml_backend_buffer_type_t product_buffer_type(ggml_type weight, int64_t in, int64_t out, bool * extra) const;
 
-    // Computes as serving, which waits for its turn on the cores.
+    // Computes as serving, which waits for its turn on the cores if it needs them.
     void compute(ggml_cgraph * graph);
     // Computes for somebody who holds the cores already.
     void compute_held(ggml_cgraph * graph);

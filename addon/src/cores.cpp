@@ -6,12 +6,14 @@ namespace mf {
 
 // Between two steps of a busy engine lies some JavaScript; only after this long has serving nothing to do.
 static constexpr std::chrono::milliseconds SERVING_PAUSE(4);
-// What training may save up while serving holds on, so that it does not stall decoding for long afterwards.
-static constexpr double                    CREDIT_MS_MAX = 10;
+// What training may save up while serving holds on. With the operation under way it bounds what serving waits, to below 20 ms.
+static constexpr double                    CREDIT_MS_MAX = 12;
+// Less is not worth what changing hands costs.
+static constexpr double                    CREDIT_MS_MIN = 2;
 static constexpr std::chrono::milliseconds SLICE(8);
 
 Cores & Cores::get() {
-    static Cores cores;
+    static Cores & cores = *new Cores;
     return cores;
 }
 
@@ -19,10 +21,12 @@ static double milliseconds(std::chrono::steady_clock::duration d) { return std::
 
 bool Cores::serving_recently(Clock::time_point now) const { return serving_waiting_ > 0 || now - served_at_ < SERVING_PAUSE; }
 
+bool Cores::credit_is_due() const { return training_waiting_ > 0 && credit_ms_ >= CREDIT_MS_MIN; }
+
 void Cores::acquire_serving() {
     std::unique_lock<std::mutex> lock(guard_);
     ++serving_waiting_;
-    changed_.wait(lock, [&] { return !held_ && (training_waiting_ == 0 || credit_ms_ <= 0); });
+    changed_.wait(lock, [&] { return !held_ && !credit_is_due(); });
     --serving_waiting_;
     held_     = true;
     taken_at_ = Clock::now();
@@ -38,19 +42,11 @@ void Cores::release_serving() {
     changed_.notify_all();
 }
 
-void Cores::acquire_training(float share) {
+Cores::Clock::duration Cores::acquire_training(float share) {
     std::unique_lock<std::mutex> lock(guard_);
     ++training_waiting_;
     share_ = share;
-    for (;;) {
-        const auto now = Clock::now();
-        if (!held_ && !serving_recently(now)) {
-            credit_ms_ = 0;
-            break;
-        }
-        if (!held_ && credit_ms_ > 0) {
-            break;
-        }
+    while (held_ || (serving_recently(Clock::now()) && !credit_is_due())) {
         if (held_ || serving_waiting_ > 0) {
             changed_.wait(lock);
         } else {
@@ -58,27 +54,30 @@ void Cores::acquire_training(float share) {
         }
     }
     --training_waiting_;
-    held_     = true;
-    taken_at_ = Clock::now();
+    held_      = true;
+    taken_at_  = Clock::now();
+    on_credit_ = serving_recently(taken_at_);
+    credit_ms_ = on_credit_ ? credit_ms_ : 0;
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(credit_ms_));
 }
 
 void Cores::release_training() {
     const std::lock_guard<std::mutex> lock(guard_);
-    const auto                        now = Clock::now();
-    if (serving_waiting_ > 0 || now - served_at_ < SERVING_PAUSE + (now - taken_at_)) {
-        credit_ms_ -= milliseconds(now - taken_at_);
+    if (on_credit_) {
+        credit_ms_ -= milliseconds(Clock::now() - taken_at_);
     }
     held_ = false;
     changed_.notify_all();
 }
 
 void TrainingLease::take() {
-    Cores::get().acquire_training(share_);
-    since_ = std::chrono::steady_clock::now();
+    granted_ = Cores::get().acquire_training(share_);
+    since_   = Cores::Clock::now();
 }
 
 void TrainingLease::breathe() {
-    if (std::chrono::steady_clock::now() - since_ >= SLICE) {
+    const auto held = Cores::Clock::now() - since_;
+    if (held >= SLICE || (held >= granted_ && Cores::get().serving_waits())) {
         Cores::get().release_training();
         take();
     }

@@ -1,6 +1,8 @@
 #include "team.hpp"
 
+#include <cstdio>
 #include <map>
+#include <system_error>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -31,8 +33,13 @@ Team & Team::of(int threads) {
 }
 
 Team::Team(int threads) {
-    for (int i = 1; i < threads; ++i) {
-        workers_.emplace_back([this, i] { work(i); });
+    workers_.reserve(threads);
+    try {
+        for (int i = 1; i < threads; ++i) {
+            workers_.emplace_back([this, i] { work(i); });
+        }
+    } catch (const std::system_error &) {
+        std::fprintf(stderr, "modelfactory: the system gave only %d of %d threads\n", this->threads(), threads);
     }
 }
 
@@ -50,7 +57,8 @@ Team::~Team() {
 
 void Team::work(int thread) {
     uint64_t   seen  = 0;  // the round of the last look
-    const auto fresh = [&] { return state_.load(std::memory_order_acquire) / ROUND != seen; };
+    // Sequentially consistent, as is `sleeping_`: either this thread sees the new round or the caller sees it asleep.
+    const auto fresh = [&] { return state_.load() / ROUND != seen; };
     for (;;) {
         for (int i = 0; i < SPINS && !fresh(); ++i) {
             pause_core();
@@ -88,10 +96,13 @@ void Team::run_job(const Job & job) {
         job.call(job.context, 0);
         return;
     }
-    job_                 = job;
-    const uint64_t round = state_.load(std::memory_order_relaxed) / ROUND + 1;
-    state_.store(round * ROUND | OPEN, std::memory_order_seq_cst);
-    if (sleeping_.load(std::memory_order_seq_cst) > 0) {
+    uint64_t idle = state_.load(std::memory_order_relaxed) / ROUND * ROUND;
+    job_          = job;
+    if (!state_.compare_exchange_strong(idle, idle + ROUND + OPEN)) {
+        std::fputs("modelfactory: two operations at once on one team; whoever computes must hold the cores\n", stderr);
+        std::abort();
+    }
+    if (sleeping_.load() > 0) {
         { const std::lock_guard<std::mutex> lock(guard_); }
         wake_.notify_all();
     }

@@ -20,12 +20,14 @@ namespace mf {
 // holds up before it has begun: with other programs busy on the same processors an operation takes as long as the caller alone
 // needs, where a barrier of all threads would take a time slice each.
 //
-// Whoever calls `run` holds the cores (cores.hpp), so one team serves a whole process.
+// Whoever calls `run` holds the cores (cores.hpp), so one team serves a whole process: operations are neither nested nor side by
+// side, and one that is stops the process.
 class Team {
   public:
     // The process's team of that many threads; never freed, since its threads outlive whoever asked.
     static Team & of(int threads);
 
+    // Of fewer threads if the system gives no more.
     explicit Team(int threads);
     ~Team();
     Team(const Team &)             = delete;
@@ -48,7 +50,8 @@ class Team {
     void run_job(const Job & job);
     void work(int thread);
 
-    // Round in the high bits, then whether it can be joined, then how many of the workers are in it.
+    // Round in the high bits, then whether it can be joined, then how many of the workers are in it. 48 bits of rounds do not
+    // wrap.
     static constexpr uint64_t OPEN  = 1U << 15U;
     static constexpr uint64_t ROUND = 1U << 16U;
 
