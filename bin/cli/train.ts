@@ -104,16 +104,28 @@ export async function train(
   };
   const model = options.base ?? (await baseId(client));
   const training_file = await uploadFile(client, path, fields);
+  const uploaded = [training_file];
+  const removeUploads = async () => {
+    for (const id of uploaded) await client.call('DELETE', `/v1/files/${id}`);
+  };
   const inspect = async (settings: object) =>
     (await client.call('POST', '/api/datasets/inspect', { file: training_file, model, ...settings })) as Inspection;
-  const first = await inspect({});
+  const first = await inspect({ estimate: false });
   if (!first.report.ok) {
     tellProblems(first, note);
-    await client.call('DELETE', `/v1/files/${training_file}`);
+    await removeUploads();
     throw new CliError(`${path} has ${first.report.errors} error(s), so nothing was started.`);
   }
   const settings = settingsOf(options, first.report.kind);
-  const inspection = await inspect(settings);
+  const validation_file =
+    options.validation === undefined ? undefined : await uploadFile(client, options.validation, fields);
+  if (validation_file !== undefined) uploaded.push(validation_file);
+  const inspection = await inspect({ ...settings, ...(validation_file && { validation_file }) }).catch(
+    async (error) => {
+      await removeUploads();
+      throw error;
+    },
+  );
   tellProblems(inspection, note);
   const { statistics, estimate, recipe } = inspection;
   if (statistics !== null)
@@ -126,15 +138,16 @@ export async function train(
     note(
       `${recipe.n_epochs} epoch(s), batch ${recipe.batch_size}, rank ${recipe.rank}: ${estimate.steps} steps, about ${duration(estimate.seconds)}, memory ${memory}, cost ${cost}.`,
     );
-    if (!estimate.fits) throw new CliError('The memory does not suffice. Lower --batch or --context.');
+    if (!estimate.fits) {
+      await removeUploads();
+      throw new CliError('The memory does not suffice. Lower --batch or --context.');
+    }
   }
   if (options.dryRun) {
     if (options.json) out(JSON.stringify(inspection, null, 2));
-    await client.call('DELETE', `/v1/files/${training_file}`);
+    await removeUploads();
     return 0;
   }
-  const validation_file =
-    options.validation === undefined ? undefined : await uploadFile(client, options.validation, fields);
   const job = (await client.call('POST', '/v1/fine_tuning/jobs', {
     model,
     training_file,

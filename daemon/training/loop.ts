@@ -228,8 +228,7 @@ export class TrainingLoop {
         );
       }
     }
-    const checkpoint =
-      ends || stopping.stopped || step.step % (recipe.checkpointEverySteps ?? Number.POSITIVE_INFINITY) === 0;
+    const checkpoint = stopping.stopped || this.isDue(step);
     const files = checkpoint || stopping.bestStep === step.step ? this.o.encode() : null;
     if (files !== null && stopping.bestStep === step.step) folder.writeBest(step.step, files);
     if (files !== null && checkpoint && !events.summary.checkpoints.has(step.step)) {
@@ -269,10 +268,15 @@ export class TrainingLoop {
   /** A checkpoint out of turn: of the last whole step, for no update that would spoil the weights was made. */
   private async keepWeights(): Promise<void> {
     const { step, sums, reported } = this.point;
-    const { folder, events } = this.o;
-    if (sums === null || !reported || events.summary.checkpoints.has(step)) return;
+    const { folder, events, plan } = this.o;
+    // One that is due anyway is made with the validation that was interrupted, when the run goes on.
+    if (sums === null || (!reported && this.isDue(plan.step(step))) || events.summary.checkpoints.has(step)) return;
     folder.writeCheckpoint(step, this.o.encode(), this.trainMetrics(step, sums), this.epochOf(step));
     await this.publishMissed();
+  }
+
+  private isDue({ step, epochEnds }: Step): boolean {
+    return epochEnds || step % (this.o.recipe.checkpointEverySteps ?? Number.POSITIVE_INFINITY) === 0;
   }
 
   private trainMetrics(step: number, sums: StepSums): CheckpointMetrics {

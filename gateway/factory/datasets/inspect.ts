@@ -1,7 +1,9 @@
 /** POST /api/datasets/inspect: what is wrong with a file, its statistics with the real tokenizer, and what training on it would take. */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import type { Dataset } from '../../../daemon/protocol.ts';
 import { TrainingClient } from '../../daemons/training.ts';
+import { badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
 import { integer, parseWith } from '../../http/validate.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -10,7 +12,7 @@ import { columnsSchema } from '../files/upload.ts';
 import { baseOf, methodOf } from '../jobs/api.ts';
 import { extensionOf, hyperparametersOf, resolveRecipe } from '../jobs/recipe.ts';
 import { jobRequest } from '../jobs/request.ts';
-import { estimateView, methodProblem } from '../jobs/validate.ts';
+import { estimateView, methodProblem, problemSummary } from '../jobs/validate.ts';
 import { checkDataset, examplesOf } from './dataset.ts';
 import { FORMATS } from './formats.ts';
 import { datasetOf } from './of-file.ts';
@@ -23,11 +25,14 @@ export const inspectRequest = z
     format: z.enum(FORMATS).optional(),
     columns: columnsSchema.optional(),
     /** For the estimate; all as in a job, all optional. */
+    validation_file: jobFields.validation_file,
     model: jobFields.model.optional(),
     method: jobFields.method,
     hyperparameters: jobFields.hyperparameters,
     modelfactory: jobFields.modelfactory,
     seed: integer(0, 2_147_483_647).nullish(),
+    /** The estimate times a few steps on the machine; false: report and statistics only. */
+    estimate: z.boolean().default(true),
   })
   .openapi('DatasetInspectRequest');
 
@@ -71,21 +76,41 @@ export async function inspectDataset(services: Services, c: Context<AppEnv>): Pr
   };
   const chosen = method.type === 'supervised' && report.kind === 'preference' && body.method == null;
   const fitting = chosen ? { ...method, type: 'dpo' as const } : method;
-  if (dataset.problems.length > 0 || methodProblem(report.kind, fitting.type) !== null)
+  if (!body.estimate || dataset.problems.length > 0 || methodProblem(report.kind, fitting.type) !== null)
     return c.json({ ...head, statistics, recipe: null, estimate: null });
+  const validation =
+    body.validation_file == null ? null : await validationOf(services, c, client, body.validation_file);
   const recipe = resolveRecipe({
     method: fitting,
     extension: body.modelfactory ?? {},
     seed: body.seed ?? 0,
     examples: dataset.examples,
     contextTokens: base.contextTokens,
-    validated: false,
+    validation: validation?.examples ?? null,
   });
-  const estimate = await client.estimate({ dataset: dataset.digest, recipe }, signal);
+  const request = { dataset: dataset.digest, recipe, ...(validation !== null && { validation: validation.digest }) };
+  const estimate = await client.estimate(request, signal);
   return c.json({
     ...head,
     statistics,
     recipe: { method: fitting.type, ...hyperparametersOf(fitting, recipe), ...extensionOf(recipe) },
     estimate: estimateView(factory, estimate),
   });
+}
+
+/** Measuring by these examples takes time too. @throws ApiError where a job would fail on them. */
+async function validationOf(
+  services: Services,
+  c: Context<AppEnv>,
+  client: TrainingClient,
+  id: string,
+): Promise<Dataset> {
+  const { factory } = services;
+  const row = await factory.files.find(c.get('principal'), id);
+  if (row === null) throw noSuchFile(id, 'validation_file', 400);
+  const file = datasetOf(factory.storage, row);
+  const signal = c.req.raw.signal;
+  const { report } = await checkDataset(file, { signal });
+  if (!report.ok) throw badRequest('validation_file', 'invalid_validation_file', problemSummary(report));
+  return await client.dataset(examplesOf(file), signal);
 }

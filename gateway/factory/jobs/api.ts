@@ -198,6 +198,7 @@ const REACHED: Record<Action, JobRow['status'][]> = {
 
 function refusalOf(job: JobRow, action: Action): string | null {
   if (isOver(job.status)) return `Job has already ended with the status ${job.status}: ${job.id}`;
+  if (action !== 'cancel' && job.wanted === 'cancel') return `Job is being cancelled: ${job.id}`;
   if (action === 'pause' && job.status === 'validating_files')
     return 'The files of the job are still being validated; pause it once it is queued or running.';
   if (action === 'pause' && job.status === 'paused') return `Job is already paused: ${job.id}`;

@@ -30,11 +30,15 @@ const codeOf = (param: Param) => (param === 'training_file' ? 'invalid_training_
 
 /** The problems in one sentence each, a few of them. */
 export function summaryOf(report: DatasetReport, param: Param): string {
+  const which = param === 'training_file' ? 'training' : 'validation';
+  return `The job failed due to an invalid ${which} file. ${problemSummary(report)}`;
+}
+
+export function problemSummary(report: DatasetReport): string {
   const errors = report.problems.filter(({ severity }) => severity === 'error');
   const told = errors.slice(0, 3).map(({ line, message }) => (line === null ? message : `Line ${line}: ${message}`));
   const more = report.errors > told.length ? ` And ${report.errors - told.length} more.` : '';
-  const which = param === 'training_file' ? 'training' : 'validation';
-  return `The job failed due to an invalid ${which} file. ${told.join(' ')}${more}`;
+  return `${told.join(' ')}${more}`;
 }
 
 /** What the kind of method needs of the kind of data. */
@@ -162,7 +166,7 @@ export async function validateJob(
     seed: job.seed,
     examples: dataset.examples,
     contextTokens: base.contextTokens,
-    validated: validation !== null,
+    validation: validation?.examples ?? null,
   });
   const request = {
     dataset: dataset.digest,

@@ -455,6 +455,13 @@ test('inspection tells problems, statistics, and what training would take', asyn
   });
   const { trained_tokens, cost_micros } = answer.estimate as { trained_tokens: number; cost_micros: number };
   expect(cost_micros).toBe(trained_tokens * 3);
+  // Measuring by a validation file takes time, so it is part of what is estimated.
+  const validation_file = await rig.upload('valid.jsonl', chatLines(5));
+  const inspected = (body: object) =>
+    rig.call('POST', '/api/datasets/inspect', { file: good, ...body }).then((response) => response.json());
+  expect(await inspected({ validation_file })).toMatchObject({ recipe: { validate_every_steps: 3 } });
+  expect(await inspected({ estimate: false })).toMatchObject({ statistics: { examples: 30 }, estimate: null });
+  expect(await inspected({ validation_file: 'file-x' })).toMatchObject({ error: { param: 'validation_file' } });
   const bad = await rig.upload('bad.csv', 'mr,ref\na,b\nc\n');
   const columns = { prompt: 'mr', completion: 'ref' };
   const report = await (await rig.call('POST', '/api/datasets/inspect', { file: bad, columns })).json();
