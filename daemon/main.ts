@@ -20,6 +20,7 @@ import { Metrics } from './metrics.ts';
 import { modelDigest } from './models/digest.ts';
 import { ensureBaseModel, FetchError } from './models/fetch.ts';
 import { ModelFileError } from './models/gguf-errors.ts';
+import { hubEndpoint, hubToken } from './models/hub.ts';
 import { inspectModel } from './models/inspect.ts';
 import type { BaseModel, DaemonHealth } from './protocol.ts';
 import { ReceiptLogClient } from './receipts/client.ts';
@@ -136,6 +137,7 @@ async function main(): Promise<void> {
   const registry = await AdapterRegistry.open({
     root: join(config.dataDir, 'adapters'),
     base: inspected.shape,
+    hub: { endpoint: hubEndpoint(), token: hubToken() },
     placeOf: (adapter) => engine?.place(adapter),
     inUse: (adapter) => engine?.uses(adapter) ?? false,
   });

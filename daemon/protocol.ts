@@ -229,6 +229,8 @@ export const adapterAddRequest = z.object({
   source: z.string().min(1).max(4096),
   /** Replace an adapter of the same name (requests in flight finish on the old weights). */
   replace: z.boolean().default(false),
+  /** The hub is asked with the operator's token, for repositories that not everybody may read. Only where the operator asks. */
+  operator: z.boolean().default(false),
 });
 
 /** A receipt as it stands in the log: canonical JSON (RFC 8785) of this object is the leaf's data. */

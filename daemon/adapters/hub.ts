@@ -11,7 +11,7 @@ import { CONFIG_FILE, type IncomingFile, PEFT_WEIGHTS_FILE } from './store.ts';
 export interface HubOptions {
   /** Default https://huggingface.co (HF_ENDPOINT). */
   endpoint?: string | undefined;
-  /** HF_TOKEN. */
+  /** HF_TOKEN, where the operator asks. */
   token?: string | undefined;
   headersMs?: number;
   idleMs?: number;
@@ -157,7 +157,7 @@ function refusal(status: number, source: HubSource, file: string): AdapterError 
   if (status === 401 || status === 403) {
     return new AdapterError(
       'source_invalid',
-      `the hub does not give out ${where} (status ${status}); it is private, gated or misspelt: set HF_TOKEN if you have access`,
+      `the hub does not give out ${where} (status ${status}); it is private, gated or misspelt; if you have access, set HF_TOKEN for the daemon and add it with an admin key`,
       'source',
     );
   }

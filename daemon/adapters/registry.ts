@@ -86,13 +86,17 @@ export class AdapterRegistry extends EventEmitter<RegistryEvents> {
     return registry;
   }
 
-  /** Adds from a folder or file on this machine, or `hf:owner/repo[@revision]`. @throws AdapterError */
-  async add(request: { name: string; source: string; replace?: boolean }): Promise<Adapter> {
+  /**
+   * Adds from a folder or file on this machine, or `hf:owner/repo[@revision]`, there with the operator's token only if it is the
+   * `operator` who asks. @throws AdapterError
+   */
+  async add(request: { name: string; source: string; replace?: boolean; operator?: boolean }): Promise<Adapter> {
     this.checkName(request.name, request.replace ?? false);
     const hub = parseHubSource(request.source);
     if (!hub) return await this.addFrom(request, localFiles(request.source), () => request.source);
     let commit = hub.revision;
-    const files = hubFiles(hub, this.hub, (found) => {
+    const access = request.operator === true ? this.hub : { ...this.hub, token: undefined };
+    const files = hubFiles(hub, access, (found) => {
       commit = found;
     });
     return await this.addFrom(request, files, () => `hf:${hub.repository}@${commit}`);

@@ -37,8 +37,12 @@ export function hubEndpoint(): string {
   return (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
 }
 
-/** Our token, for private and gated repositories. */
+/** The operator's token, for private and gated repositories. */
+export function hubToken(): string | undefined {
+  return process.env.HF_TOKEN || process.env.HUGGING_FACE_HUB_TOKEN || undefined;
+}
+
 export function hubHeaders(): Record<string, string> {
-  const token = process.env.HF_TOKEN || process.env.HUGGING_FACE_HUB_TOKEN;
+  const token = hubToken();
   return token ? { authorization: `Bearer ${token}` } : {};
 }

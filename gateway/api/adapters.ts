@@ -82,22 +82,22 @@ async function addFromSource(services: Services, c: Context<AppEnv>): Promise<Ad
   await refuseTakenName(services, c, body.name);
   const client = await services.pool.placement(body.name);
   try {
-    return await client.addAdapter(body);
+    return await client.addAdapter({ ...body, operator: c.get('principal').scopes.has('admin') });
   } finally {
     services.pool.invalidate();
   }
 }
 
 /**
- * The name is needed to choose the daemon and to check the allow-list, and the body is not read here; so it stands in the query
- * (`?name=`) and the daemon takes it from there too if the form has no such field.
+ * The name is needed to choose the daemon and to check whose it is, and the body is not read here; so it stands in the query (`?name=`),
+ * and the daemon takes it from there, whatever the form says.
  */
 async function upload(services: Services, c: Context<AppEnv>, contentType: string): Promise<Adapter> {
   const declared = Number(c.req.header('content-length') ?? 0);
   if (declared > limits.uploadBytesMax) throw tooLarge(limits.uploadBytesMax);
   const given = c.req.query('name');
   const principal = c.get('principal');
-  if (given === undefined && (principal.models !== null || services.pool.clients.length > 1)) {
+  if (given === undefined && (!principal.scopes.has('admin') || services.pool.clients.length > 1)) {
     throw badRequest(
       'name',
       'missing_required_parameter',

@@ -84,7 +84,7 @@ export class DaemonClient {
   health(): Promise<DaemonHealth> {
     return this.#json('GET', '/health', undefined, limits.probeTimeoutMs);
   }
-  addAdapter(body: { name: string; source: string; replace: boolean }): Promise<Adapter> {
+  addAdapter(body: { name: string; source: string; replace: boolean; operator: boolean }): Promise<Adapter> {
     // A source may be a download.
     return this.#json('POST', '/adapters', body, 30 * 60_000);
   }

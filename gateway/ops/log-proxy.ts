@@ -1,5 +1,7 @@
 /** The public transparency log and the receipts, as the daemons hold them. Paths are rebuilt from checked parts, never passed through. */
 import type { Context } from 'hono';
+import type { Receipt, ReceiptBundle } from '../../daemon/protocol.ts';
+import type { Principal } from '../auth/scopes.ts';
 import { ApiError, engineUnavailable } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
@@ -56,6 +58,11 @@ export async function logConsistency(services: Services, c: Context<AppEnv>): Pr
   return relay(services, c, `/log/consistency?${query}`, to === undefined ? 'no-cache' : 'public, max-age=300');
 }
 
+/** Under its id, which names a request, a receipt is for whose request that was, and admins. The log is public, as hashes of who asked what. */
+function isFor(principal: Principal, { entry }: ReceiptBundle): boolean {
+  return principal.scopes.has('admin') || (JSON.parse(entry) as Receipt).callerHash === principal.callerHash;
+}
+
 export async function getReceipt(services: Services, c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('id') ?? '';
   const missing = new ApiError(
@@ -69,9 +76,11 @@ export async function getReceipt(services: Services, c: Context<AppEnv>): Promis
   let unreachable = false;
   for (const client of services.pool.clients) {
     try {
-      return c.json(await client.receipt(id));
+      const bundle = await client.receipt(id);
+      if (!isFor(c.get('principal'), bundle)) throw missing;
+      return c.json(bundle);
     } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
+      if (!(error instanceof ApiError) || error === missing) throw error;
       if (error.status !== 404) unreachable = true;
     }
   }

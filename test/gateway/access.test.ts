@@ -239,6 +239,15 @@ describe('a key hands on no more than it has', () => {
   });
 });
 
+test('a receipt is told to the key it was made for, and to admins', async () => {
+  const answered = await send(keys.get('inference'), 'POST', '/v1/chat/completions', CHAT);
+  const path = `/v1/receipts/${answered.headers.get('x-receipt-id')}`;
+  expect((await send(keys.get('inference'), 'GET', path)).status).toBe(200);
+  expect((await send(rig.admin, 'GET', path)).status).toBe(200);
+  const other = await send((await rig.key()).credential, 'GET', path);
+  expect([other.status, (await errorOf(other)).code]).toEqual([404, 'receipt_not_found']);
+});
+
 describe('adapters', () => {
   test('files of the server are for admin only; the hub is for whoever manages adapters', async () => {
     const credential = keys.get('adapters');
@@ -258,6 +267,34 @@ describe('adapters', () => {
     expect(await (await send(rig.admin, 'GET', '/api/adapters/legal')).json()).toMatchObject({
       source: '/adapters/legal',
     });
+  });
+
+  test('only an admin makes the daemon ask the hub with the operator’s token', async () => {
+    for (const [credential, operator] of [
+      [keys.get('adapters'), false],
+      [rig.admin, true],
+    ] as const) {
+      await send(credential, 'POST', '/api/adapters', { name: `hub-${operator}`, source: 'hf:owner/gated' });
+      expect(rig.daemon.added.at(-1)).toMatchObject({ name: `hub-${operator}`, operator });
+    }
+    const claimed = { name: 'x', source: 'hf:owner/gated', operator: true };
+    expect((await send(keys.get('adapters'), 'POST', '/api/adapters', claimed)).status).toBe(400);
+  });
+
+  test('an upload without a name in its address is for admins: nobody else gets past the check of whose it is', async () => {
+    const before = rig.daemon.uploads.length;
+    const upload = (credential: string | undefined) => {
+      const body = new FormData();
+      body.append('name', 'medical');
+      body.append('replace', 'true');
+      body.append('files', new Blob(['x']), 'adapter_model.safetensors');
+      const headers = { authorization: `Bearer ${credential}` };
+      return rig.app.fetch(new Request('http://gateway.test/api/adapters', { method: 'POST', headers, body }));
+    };
+    const refused = await upload(keys.get('adapters'));
+    expect([refused.status, (await errorOf(refused)).param]).toEqual([400, 'name']);
+    expect(rig.daemon.uploads.length).toBe(before);
+    expect((await upload(rig.admin)).status).toBe(201);
   });
 
   test('an upload is piped through to the daemon, as it comes', async () => {

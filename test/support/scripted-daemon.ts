@@ -4,6 +4,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import type { z } from 'zod';
 import {
   type Adapter,
   adapterAddRequest,
@@ -47,6 +48,8 @@ export interface ScriptedDaemon {
   underWay: Set<string>;
   adapters: Map<string, Adapter>;
   uploads: { name: string; bytes: number; contentType: string }[];
+  /** What was asked to be added from a source. */
+  added: z.output<typeof adapterAddRequest>[];
   /** Requests that arrived, method and path. */
   log: string[];
   model: BaseModel;
@@ -90,6 +93,7 @@ export async function startScriptedDaemon(
     underWay: new Set(),
     adapters: new Map((options.adapters ?? []).map((name) => [name, adapterOf(name)])),
     uploads: [],
+    added: [],
     log: [],
     promptTokens: 9,
     status: 'ready',
@@ -223,7 +227,10 @@ async function handle(daemon: ScriptedDaemon, request: IncomingMessage, response
   if (receipt !== undefined) {
     if (!daemon.settlements.has(receipt)) return refuse(response, 404, 'receipt_not_found', 'no such receipt');
     return json(response, 200, {
-      entry: JSON.stringify({ id: `rcpt_${receipt}` }),
+      entry: JSON.stringify({
+        id: `rcpt_${receipt}`,
+        callerHash: daemon.requests.find(({ requestId }) => requestId === receipt)?.callerHash,
+      }),
       leafIndex: 0,
       inclusionProof: [],
       checkpoint: 'log\n1\nroot\n',
@@ -260,7 +267,9 @@ async function add(
     name ||= 'from-form';
     daemon.uploads.push({ name, bytes, contentType });
   } else {
-    name = adapterAddRequest.parse(JSON.parse((await read(request)).toString())).name;
+    const asked = adapterAddRequest.parse(JSON.parse((await read(request)).toString()));
+    name = asked.name;
+    daemon.added.push(asked);
   }
   daemon.adapters.set(name, adapterOf(name));
   json(response, 200, daemon.adapters.get(name));

@@ -156,19 +156,24 @@ describe('adding', () => {
     expect(added).toMatchObject({ name: 'up', source: 'upload' });
   });
 
-  test('from the hub, remembering the commit', async () => {
+  test('from the hub, remembering the commit; with the operator’s token for the operator alone', async () => {
     const commit = 'a'.repeat(40);
+    const tokens: unknown[] = [];
     const server = createServer((request, response) => {
+      tokens.push(request.headers.authorization);
       response.setHeader('x-repo-commit', commit);
       response.end(readFileSync(join(source(1), (request.url ?? '').split('/').at(-1) as string)));
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     try {
-      const registry = await openRegistry({ hub: { endpoint } });
+      const registry = await openRegistry({ hub: { endpoint, token: 'hf_secret' } });
       const local = await registry.add({ name: 'local', source: source(1) });
       const added = await registry.add({ name: 'far', source: 'hf:owner/repo' });
       expect(added).toMatchObject({ digest: local.digest, source: `hf:owner/repo@${commit}` });
+      expect(tokens).toEqual([undefined, undefined]);
+      await registry.add({ name: 'gated', source: 'hf:owner/repo', operator: true });
+      expect(tokens.slice(2)).toEqual(['Bearer hf_secret', 'Bearer hf_secret']);
     } finally {
       server.close();
     }
