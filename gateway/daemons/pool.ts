@@ -180,10 +180,12 @@ export class DaemonPool {
     return ranked;
   }
 
-  /** Where a new adapter goes, and the daemons that have it already. */
-  async placement(name: string): Promise<DaemonClient> {
+  /** Where a new adapter goes, or who has it already; over this base, where anybody serves that. */
+  async placement(name: string, base?: string): Promise<DaemonClient> {
     await this.#look(true);
-    const nodes = this.#serving().map((node) => ({ id: node.client.url, weight: 1, node }));
+    const serving = this.#serving();
+    const over = serving.filter(({ snapshot }) => snapshot.model.id === base);
+    const nodes = (over.length > 0 ? over : serving).map((node) => ({ id: node.client.url, weight: 1, node }));
     const holder = nodes.find(({ node }) => node.snapshot.adapters.has(name));
     const [first] = holder === undefined ? rank(name, nodes) : [holder.node];
     if (first === undefined) throw engineUnavailable(limits.retryAfterSeconds);

@@ -68,6 +68,16 @@ export class TrainingClient {
     return this.#json('GET', `/training/runs/${id}`, undefined, signal);
   }
 
+  async knows(id: string, signal: AbortSignal): Promise<boolean> {
+    try {
+      await this.run(id, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 404) return false;
+      throw error;
+    }
+  }
+
   act(id: string, action: 'cancel' | 'pause' | 'resume', signal: AbortSignal): Promise<TrainingRun> {
     return this.#json('POST', `/training/runs/${id}/${action}`, {}, signal);
   }

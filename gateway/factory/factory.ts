@@ -12,6 +12,7 @@ import type { FileStorage } from './files/storage.ts';
 import { JobRows } from './jobs/job-rows.ts';
 import { JobRunner } from './jobs/runner.ts';
 import { ModelOwners } from './owners.ts';
+import { Turns } from './turns.ts';
 
 export interface FactoryDeps {
   db: Database;
@@ -34,6 +35,8 @@ export class Factory {
   readonly jobs: JobRows;
   readonly owners: ModelOwners;
   readonly runner: JobRunner;
+  /** For reading whole files: hundreds of megabytes for many at once would starve the requests of this process. */
+  readonly turns = new Turns(limits.validationsAtOnce);
   readonly pool: DaemonPool;
   readonly log: Log;
   readonly now: () => number;

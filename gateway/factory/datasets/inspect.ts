@@ -55,12 +55,12 @@ export async function inspectDataset(services: Services, c: Context<AppEnv>): Pr
   if (row === null) throw noSuchFile(body.file, 'file', 400);
   const file = datasetOf(factory.storage, row, { format: body.format, columns: body.columns });
   const signal = c.req.raw.signal;
-  const { report } = await checkDataset(file, { signal });
+  const { report } = await factory.turns.take(signal, () => checkDataset(file, { signal }));
   const head = { object: 'dataset.inspection' as const, file: row.id, report };
   if (!report.ok) return c.json({ ...head, statistics: null, recipe: null, estimate: null });
   const bases = (await services.pool.models()).filter(({ adapter }) => adapter === null);
   const { base } = await baseOf(services, c, body.model ?? (bases[0]?.id as string));
-  const client = new TrainingClient(await services.pool.placement(base.id));
+  const client = new TrainingClient(await services.pool.placement(base.id, base.id));
   const dataset = await client.dataset(examplesOf(file), signal);
   const statistics = {
     digest: dataset.digest,

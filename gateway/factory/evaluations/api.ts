@@ -124,7 +124,7 @@ export async function createEvaluation(services: Services, c: Context<AppEnv>): 
   const client = placeFor(services, [...models, ...judges], id);
   const signal = c.req.raw.signal;
   const dataset = datasetOf(services.factory.storage, file);
-  const { report } = await checkDataset(dataset, { signal });
+  const { report } = await services.factory.turns.take(signal, () => checkDataset(dataset, { signal }));
   if (!report.ok) {
     const [first] = report.problems;
     const where = first?.line == null ? '' : `line ${first.line}: `;

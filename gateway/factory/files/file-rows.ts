@@ -55,12 +55,21 @@ export class FileRows {
     return { rows: rows.slice(0, limit), hasMore: rows.length > limit };
   }
 
-  async usage(keyId: string): Promise<{ count: number; bytes: number }> {
-    const [row] = await this.#db
-      .select({ count: sql<number>`count(*)`, bytes: sql<number>`coalesce(sum(${files.bytes}), 0)` })
-      .from(files)
-      .where(eq(files.keyId, keyId));
-    return { count: Number(row?.count ?? 0), bytes: Number(row?.bytes ?? 0) };
+  /**
+   * False if the key's files would be more, or larger in all, than they may be. One batch is one transaction, so of several uploads
+   * at once none gets past the others: what is one too many is taken out again before anybody sees it.
+   */
+  async insertWithin(file: NewFile, quota: { count: number; bytes: number }): Promise<boolean> {
+    const own = eq(files.keyId, file.keyId);
+    const count = sql`(select count(*) from ${files} where ${own})`;
+    const bytes = sql`(select sum(${files.bytes}) from ${files} where ${own})`;
+    const [, removed] = await this.#db.batch([
+      this.#db.insert(files).values(file),
+      this.#db
+        .delete(files)
+        .where(and(eq(files.id, file.id), sql`(${count} > ${quota.count} or ${bytes} > ${quota.bytes})`)),
+    ]);
+    return removed.rowsAffected === 0;
   }
 
   /** The same id twice is the same file. */

@@ -119,7 +119,6 @@ async function checkTraining(draft: Draft, name: string, given: z.output<typeof 
 
 export async function upload(factory: Factory, principal: Principal, request: Request): Promise<FileRow> {
   const id = `file-${randomId()}`;
-  const usage = await factory.files.usage(principal.keyId);
   let draft: Draft | null = null;
   try {
     const form = await readForm(request, async () => {
@@ -131,17 +130,13 @@ export async function upload(factory: Factory, principal: Principal, request: Re
     const written = draft as Draft | null;
     if (written === null || form.filename === null)
       throw badRequest('file', 'missing_required_parameter', "Missing required parameter: 'file'.");
-    if (usage.count >= limits.filesPerKeyMax || usage.bytes + written.bytes > limits.fileBytesPerKeyMax) {
-      const message = `This key's files would be more than ${limits.filesPerKeyMax} or larger than ${limits.fileBytesPerKeyMax} bytes in all. Delete files that are no longer needed.`;
-      throw new ApiError(400, 'invalid_request_error', 'file_quota_exceeded', message, { param: 'file' });
-    }
     const filename = cleanName(form.filename);
     const sha256 = await written.seal();
     if (given.purpose === 'fine-tune') await checkTraining(written, filename, given);
     const createdAt = factory.now();
     const seconds = given.seconds ?? (given.purpose === 'batch' ? limits.batchFileExpirySeconds : null);
     await written.keep();
-    await factory.files.insert({
+    const row = {
       id,
       keyId: principal.keyId,
       filename,
@@ -152,7 +147,12 @@ export async function upload(factory: Factory, principal: Principal, request: Re
       columns: (given.columns as Record<string, string> | undefined) ?? null,
       createdAt,
       expiresAt: seconds === null ? null : createdAt + seconds * 1000,
-    });
+    };
+    const quota = { count: limits.filesPerKeyMax, bytes: limits.fileBytesPerKeyMax };
+    if (!(await factory.files.insertWithin(row, quota))) {
+      const message = `This key's files would be more than ${quota.count} or larger than ${quota.bytes} bytes in all. Delete files that are no longer needed.`;
+      throw new ApiError(400, 'invalid_request_error', 'file_quota_exceeded', message, { param: 'file' });
+    }
     return (await factory.files.get(id)) as FileRow;
   } catch (error) {
     await (draft as Draft | null)?.drop();

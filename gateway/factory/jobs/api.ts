@@ -12,6 +12,7 @@ import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { noSuchFile } from '../files/api.ts';
 import { isOver } from './job-rows.ts';
+import { createdEvent } from './mirror.ts';
 import { fineTunedModelName, isFineTunedName } from './model-name.ts';
 import { type JobRequest, jobRequest } from './request.ts';
 import { viewOfCheckpoint, viewOfJob } from './view.ts';
@@ -137,18 +138,11 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
       headers: { 'x-should-retry': 'false' },
     });
   }
-  const message = (dedupe: string, level: 'info' | 'warn', text: string) => ({
-    dedupe,
-    level,
-    type: 'message' as const,
-    message: text,
-  });
+  const message = `There is no ${body.model.slice(0, 64)} here; ${base.id} is trained instead`;
   await factory.jobs.change(id, {
     events: [
-      message('created', 'info', `Created fine-tuning job: ${id}`),
-      ...(substitute
-        ? [message('substitute', 'warn', `There is no ${body.model.slice(0, 64)} here; ${base.id} is trained instead`)]
-        : []),
+      createdEvent(id),
+      ...(substitute ? [{ dedupe: 'substitute', level: 'warn', type: 'message', message } as const] : []),
     ],
   });
   factory.runner.drive(id);

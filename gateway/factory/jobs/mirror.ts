@@ -7,6 +7,10 @@ import type { Change, NewEvent } from './job-rows.ts';
 const OURS =
   /^(created fine-tuning job|validating training file|files validated|fine-tuning job started|(new )?checkpoint (created|saved)|new fine-tuned model|the job has successfully|fine-tuning job (paused|resumed|cancelled))/i;
 
+export function createdEvent(id: string): NewEvent {
+  return { dedupe: 'created', level: 'info', type: 'message', message: `Created fine-tuning job: ${id}` };
+}
+
 export const STARTED: NewEvent = {
   dedupe: 'started',
   level: 'info',

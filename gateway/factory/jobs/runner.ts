@@ -11,9 +11,9 @@ import { ApiError, engineUnavailable } from '../../errors.ts';
 import { limits } from '../../limits.ts';
 import type { Factory } from '../factory.ts';
 import { type Change, isOver } from './job-rows.ts';
-import { changeOf, STARTED, timeOf } from './mirror.ts';
+import { changeOf, createdEvent, STARTED, timeOf } from './mirror.ts';
 import { storeResults } from './results.ts';
-import { JobFailure, sendAgain, validateJob } from './validate.ts';
+import { checkBase, JobFailure, sendAgain, validateJob } from './validate.ts';
 
 interface Driver {
   /** Ends the step under way; the loop then looks at the row again. */
@@ -29,8 +29,6 @@ export class JobRunner {
   readonly #drivers = new Map<string, Driver>();
   readonly #stopping = new AbortController();
   readonly #listeners = new Map<string, Set<() => void>>();
-  #validating = 0;
-  readonly #waiting: (() => void)[] = [];
 
   constructor(factory: Factory) {
     this.#factory = factory;
@@ -144,10 +142,13 @@ export class JobRunner {
     if (job.wanted === 'cancel') return this.#end(job, 'cancelled', null);
     const files = validationFile === null ? trainingFile : `${trainingFile} and validation file: ${validationFile}`;
     await this.#change(id, {
-      events: [{ dedupe: 'validating', level: 'info', type: 'message', message: `Validating training file: ${files}` }],
+      events: [
+        // Said already, unless the process that made the job ended before it could.
+        createdEvent(id),
+        { dedupe: 'validating', level: 'info', type: 'message', message: `Validating training file: ${files}` },
+      ],
     });
-    const release = await this.#turn(signal);
-    try {
+    await this.#factory.turns.take(signal, async () => {
       const client = await this.#clientOf(job);
       const { dataset, validation, recipe, estimate, warnings } = await validateJob(this.#factory, client, job, signal);
       const told = warnings.map(({ param, report }) => ({
@@ -193,31 +194,13 @@ export class JobRunner {
           },
         ],
       });
-    } finally {
-      release();
-    }
-  }
-
-  /** A few at a time: reading hundreds of megabytes for many jobs at once would starve the requests of this process. */
-  async #turn(signal: AbortSignal): Promise<() => void> {
-    while (this.#validating >= limits.validationsAtOnce) {
-      await new Promise<void>((resolve) => {
-        this.#waiting.push(resolve);
-        signal.addEventListener('abort', () => resolve(), { once: true });
-      });
-      signal.throwIfAborted();
-    }
-    this.#validating += 1;
-    return () => {
-      this.#validating -= 1;
-      this.#waiting.shift()?.();
-    };
+    });
   }
 
   async #clientOf(job: JobRow): Promise<TrainingClient> {
     const { pool } = this.#factory;
     let client: DaemonClient | undefined;
-    if (job.daemonUrl === null) client = await pool.placement(job.adapter);
+    if (job.daemonUrl === null) client = await pool.placement(job.adapter, job.model);
     else client = pool.clients.find(({ url }) => url === job.daemonUrl) ?? only(pool.clients);
     if (client === undefined) throw engineUnavailable(limits.retryAfterSeconds);
     return new TrainingClient(client);
@@ -226,9 +209,12 @@ export class JobRunner {
   async #follow(given: JobRow, signal: AbortSignal): Promise<void> {
     let job = given;
     const { id } = job;
-    // Never put, so there is nothing to cancel but the row.
-    if (job.wanted === 'cancel' && job.runCreatedAt === null) return this.#end(job, 'cancelled', null);
     const client = await this.#clientOf(job);
+    if (job.runCreatedAt === null) {
+      // Where it was never put, there is nothing to cancel but the row; a process that ended may have put it without saying so.
+      if (job.wanted === 'cancel' && !(await client.knows(id, signal))) return this.#end(job, 'cancelled', null);
+      checkBase(await client.daemon.model(), job);
+    }
     let run = await this.#put(job, client, signal);
     if (job.runCreatedAt !== run.createdAt) {
       // A new run: its events are counted from one.

@@ -1,5 +1,5 @@
 /** The first part of a job's life: its files are read, checked, brought to the daemon, and "auto" becomes numbers. */
-import type { Dataset, Estimate, Recipe } from '../../../daemon/protocol.ts';
+import type { BaseModel, Dataset, Estimate, Recipe } from '../../../daemon/protocol.ts';
 import type { TrainingClient } from '../../daemons/training.ts';
 import type { JobEstimate, JobRow } from '../../db/schema.ts';
 import { limits } from '../../limits.ts';
@@ -133,6 +133,13 @@ export function estimateView(factory: Factory, estimate: Estimate): JobEstimate 
   };
 }
 
+/** A daemon that was started with another base model would train that under this one's name. @throws JobFailure */
+export function checkBase(base: BaseModel, job: JobRow): void {
+  if (base.id === job.model) return;
+  const message = `The job is for the base model ${job.model}, but ${base.id} is served now. Start the daemon with the model of before, or make the job again.`;
+  throw new JobFailure('base_changed', message, 'model');
+}
+
 export interface Validated {
   dataset: Dataset;
   validation: Dataset | null;
@@ -157,6 +164,7 @@ export async function validateJob(
     warnings.push({ param: 'validation_file', report: validation.report });
   }
   const base = await client.daemon.model();
+  checkBase(base, job);
   const dataset = await send(factory, client, job.trainingFile, 'training_file', signal);
   const validation =
     job.validationFile === null ? null : await send(factory, client, job.validationFile, 'validation_file', signal);

@@ -22,6 +22,8 @@ let client: OpenAI;
 beforeAll(async () => {
   rig = await startFactoryRig({ now: () => now });
   server = serve({ fetch: rig.app.fetch, hostname: '127.0.0.1', port: 0 }) as Server;
+  // On a busy machine the client would otherwise be using a connection that the server is about to close.
+  server.keepAliveTimeout = 120_000;
   await new Promise((done) => server.once('listening', done));
   url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   client = new OpenAI({ apiKey: rig.admin, baseURL: `${url}/v1`, maxRetries: 0 });
@@ -52,6 +54,24 @@ describe('files', () => {
     expect(await client.files.delete(file.id)).toEqual({ id: file.id, object: 'file', deleted: true });
     await expect(client.files.retrieve(file.id)).rejects.toMatchObject({ status: 404 });
     expect(await names()).toEqual([]);
+  });
+
+  test('of uploads at the same moment, none gets past the quota of the others', async () => {
+    const { files } = rig.app.services.factory;
+    const row = (id: string) => {
+      const facts = { filename: 'a', purpose: 'evals', bytes: 10, sha256: '', createdAt: now };
+      return { ...facts, id, keyId: 'key_quota', format: null, columns: null, expiresAt: null };
+    };
+    for (const quota of [
+      { count: 3, bytes: 1_000 },
+      { count: 100, bytes: 39 },
+    ]) {
+      const ids = Array.from({ length: 8 }, (_, index) => `file-quota${index}`);
+      const taken = await Promise.all(ids.map((id) => files.insertWithin(row(id), quota)));
+      expect(taken.filter(Boolean)).toHaveLength(3);
+      expect(await files.known(ids)).toEqual(new Set(ids.filter((_, index) => taken[index])));
+      for (const id of ids) await files.remove(id);
+    }
   });
 
   test('lists in both orders, by pages and purpose', async () => {

@@ -2,6 +2,7 @@
 import type OpenAI from 'openai';
 import { toFile } from 'openai';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { adapterOf } from '../../support/scripted-daemon.ts';
 import { assertOpenAi, hasOpenAiSchema } from '../openai-schema.ts';
 import { errorOf, sseEvents } from '../rig.ts';
 import { chatLines, type FactoryRig, preferenceLines, startFactoryRig } from './rig.ts';
@@ -332,6 +333,23 @@ describe('what a job refuses', () => {
     expect((await rig.until(id)).error?.message).toMatch(/Example 4: the template refuses/);
   });
 
+  test('a base model that changed before the run began is named, and nothing is trained on the other', async () => {
+    const file = await rig.upload('train.jsonl', chatLines(12));
+    // What the daemon serves is remembered for a moment; the job is taken in by that.
+    await openai.models.list();
+    rig.daemon.model.id = 'other-base';
+    try {
+      const { id } = await openai.fineTuning.jobs.create({ model: 'tiny-base', training_file: file });
+      const { status, error } = await rig.until(id);
+      expect([status, error?.code]).toEqual(['failed', 'base_changed']);
+      expect(error?.message).toMatch(/tiny-base.*other-base/);
+      expect(rig.training.runs.has(id)).toBe(false);
+    } finally {
+      rig.daemon.model.id = 'tiny-base';
+      rig.app.services.pool.invalidate();
+    }
+  });
+
   test('a loss that is no number fails the job with the daemon’s words; its checkpoint stays', async () => {
     const message = 'The loss was NaN at step 5; the checkpoint of step 3 is kept.';
     rig.training.failAt = { step: 5, error: { code: 'loss_not_finite', message, param: null } };
@@ -396,6 +414,13 @@ describe('whose is what', () => {
     expect((await other.fineTuning.jobs.list()).data).toEqual([]);
     expect((await other.models.list()).data.map((one) => one.id)).not.toContain(model);
     expect((await mine.models.list()).data.map((one) => one.id)).toContain(model);
+
+    // Weights that were replaced and kept are their owner's as well.
+    const kept = `${model}@${'c'.repeat(12)}`;
+    rig.daemon.adapters.set(kept, adapterOf(kept));
+    rig.app.services.pool.invalidate();
+    await expect(other.chat.completions.create({ model: kept, messages })).rejects.toMatchObject({ status: 404 });
+    expect((await mine.chat.completions.create({ model: kept, messages })).model).toBe(kept);
 
     const [checkpoint] = (await mine.fineTuning.jobs.checkpoints.list(id)).data;
     const name = checkpoint?.fine_tuned_model_checkpoint as string;

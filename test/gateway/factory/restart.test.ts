@@ -135,11 +135,28 @@ test('a cancellation asked for while the daemon is away holds, also across a res
   await until(id, 'running');
   await daemon.stop();
   const job = await openai.fineTuning.jobs.cancel(id);
-  // Not told as done, since it is not.
+  // Not told as done, since it is not; and what was asked is not taken back by the way.
   expect(job.status).toBe('running');
+  await expect(openai.fineTuning.jobs.resume(id)).rejects.toMatchObject({ status: 400, code: 'invalid_job_state' });
   await stopGateway();
   await startGateway();
   await daemon.restart();
+  await until(id, 'cancelled');
+  expect(training.runs.get(id)?.run.status).toBe('cancelled');
+}, 30_000);
+
+test('a gateway that ended between bringing a run to the daemon and noting so still cancels it there', async () => {
+  Object.assign(training, { steps: 10_000, stepMs: 10 });
+  const id = await createJob();
+  await until(id, 'running');
+  const { database } = running as NonNullable<typeof running>;
+  await running?.app.services.factory.stop();
+  await database.db.$client.execute({
+    sql: "UPDATE fine_tuning_jobs SET status = 'queued', wanted = 'cancel', run_created_at = NULL, last_event = 0 WHERE id = ?",
+    args: [id],
+  });
+  await stopGateway();
+  await startGateway();
   await until(id, 'cancelled');
   expect(training.runs.get(id)?.run.status).toBe('cancelled');
 }, 30_000);
