@@ -74,10 +74,13 @@ function noSuchAlias(alias: string): ApiError {
   });
 }
 
-/** An alias belongs to the key that made it; admins may move all. */
-function checkOwner(c: Context<AppEnv>, owner: string, alias: string): void {
+/** An alias belongs to the key that made it; admins may move all. For who may not even use it, it does not exist. */
+async function checkOwner(services: Services, c: Context<AppEnv>, row: CurrentAlias): Promise<void> {
   const principal = c.get('principal');
+  const { alias } = row;
+  const owner = (await ownerOf(services, alias)) ?? row.keyId;
   if (principal.scopes.has('admin') || owner === principal.keyId) return;
+  if (!(await canUseAlias(services, principal, row))) throw noSuchAlias(alias);
   throw new ApiError(403, 'permission_error', 'not_owner', `The alias \`${alias}\` was made by another key.`, {
     param: 'alias',
   });
@@ -98,7 +101,7 @@ async function ownerOf(services: Services, alias: string): Promise<string | null
 async function currentOf(services: Services, c: Context<AppEnv>, alias: string): Promise<CurrentAlias> {
   const row = await services.aliases.newest(alias);
   if (row === null || row.model === null) throw noSuchAlias(alias);
-  checkOwner(c, (await ownerOf(services, alias)) ?? row.keyId, alias);
+  await checkOwner(services, c, row as CurrentAlias);
   return row as CurrentAlias;
 }
 
@@ -133,7 +136,7 @@ export async function promoteAlias(services: Services, c: Context<AppEnv>): Prom
   const newest = await services.aliases.newest(alias);
   const current = newest === null || newest.model === null ? null : (newest as CurrentAlias);
   if (current === null) await checkFree(services, alias);
-  else checkOwner(c, (await ownerOf(services, alias)) ?? current.keyId, alias);
+  else await checkOwner(services, c, current);
   const model = await resolveFor(services, c.get('principal'), body.model);
   const evaluation = await services.evaluations.find(c.get('principal'), body.evaluation);
   if (evaluation === null) {

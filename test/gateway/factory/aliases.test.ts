@@ -283,6 +283,17 @@ describe('what an alias stands for', () => {
     expect(await errorOf(await promote('support', 'two', {}, headers))).toMatchObject({ code: 'not_owner' });
     expect((await rig.call('POST', '/api/aliases/support/rollback', {}, headers)).status).toBe(403);
     expect((await rig.call('DELETE', '/api/aliases/support', undefined, headers)).status).toBe(403);
+    // Whoever may not even use it learns nothing of it.
+    const stranger = await rig.key({ scopes: ['fine_tuning'], models: ['two'] });
+    for (const [method, path, body] of [
+      ['POST', '/rollback', {}],
+      ['DELETE', '', undefined],
+      ['GET', '', undefined],
+    ] as const) {
+      const asked = { authorization: `Bearer ${stranger.credential}` };
+      const answer = await rig.call(method, `/api/aliases/support${path}`, body, asked);
+      expect([answer.status, (await errorOf(answer)).code]).toEqual([404, 'alias_not_found']);
+    }
     // Another key's report does not exist for it either.
     expect(await errorOf(await promote('mine', 'two', {}, headers))).toMatchObject({ code: 'evaluation_not_found' });
     await report('eval-own', [scoresOf(null, 3, 0.2), scoresOf('two', 1, 0.9)], tuner.id);
