@@ -41,11 +41,13 @@ test('a kill at any moment loses no acknowledged adapter and leaves no half one'
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let said = '';
+    // Every other round waits for a first acknowledgement, however slow the machine is; the others may hit the very beginning.
+    const begun = round % 2 === 0 ? 'ready' : 'kept-0\n';
     const ready = new Promise<void>((resolve, reject) => {
       child.once('exit', () => reject(new Error('the child ended by itself')));
       child.stdout.on('data', (chunk: Buffer) => {
         said += chunk.toString();
-        if (said.includes('ready')) resolve();
+        if (said.includes(begun)) resolve();
       });
     });
     await ready;
@@ -68,5 +70,5 @@ test('a kill at any moment loses no acknowledged adapter and leaves no half one'
     expect(new Set(readdirSync(root).filter((entry) => /^[0-9a-f]{64}$/.test(entry)))).toEqual(digests);
     expect(readdirSync(root).filter((entry) => /^\.import-|\.tmp$/.test(entry))).toEqual([]);
   }
-  expect(acknowledgedInAll).toBeGreaterThan(ROUNDS / 2);
+  expect(acknowledgedInAll).toBeGreaterThanOrEqual(ROUNDS / 2);
 });
