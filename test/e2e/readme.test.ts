@@ -24,6 +24,14 @@ function blocks(heading: string, language: string): string[] {
     .map(([, , code]) => code as string);
 }
 
+/** What comes before the first use of `client`, and makes it; later examples say "`client` as above". */
+function withClient(language: 'js' | 'python', code: string | undefined): string {
+  const [first] = blocks('First chat', language);
+  const [head] = /^.*?\nclient =.*?\n|^.*?\nconst client =.*?\n/s.exec(first as string) ?? [];
+  if (head === undefined) throw new Error(`README.md makes no client in ${language}`);
+  return `${head}${code}`;
+}
+
 describe('documents', () => {
   it('docs/api.md is what bin/api-doc.ts writes', () => {
     expect(readFileSync(join(root, 'docs', 'api.md'), 'utf8')).toBe(apiDoc());
@@ -62,7 +70,7 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
 
   const here = (code: string) => code.replaceAll('127.0.0.1:8787', `127.0.0.1:${product.port}`);
   async function execute(command: string, args: string[]): Promise<string> {
-    const { stdout } = await run(command, args, { cwd: clone, env, timeout: 50_000 });
+    const { stdout } = await run(command, args, { cwd: clone, env, timeout: 150_000 });
     return stdout;
   }
   const shell = (code: string) => execute('bash', ['-euo', 'pipefail', '-c', here(code)]);
@@ -94,12 +102,47 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
     expect(JSON.parse(output)).toEqual({ city: expect.any(String), country: expect.any(String) });
   });
 
+  it('training with the Node SDK, the Python SDK and the command line', { timeout: 300_000 }, async () => {
+    const example = (thing: string, ask: string) => ({
+      messages: [
+        { role: 'user', content: `${ask} ${thing}?` },
+        { role: 'assistant', content: `Aye, ${thing}!` },
+      ],
+    });
+    const write = (name: string, things: string[]) =>
+      writeFileSync(
+        join(clone, name),
+        things.flatMap((t) => ['What is', 'Where is'].map((ask) => `${JSON.stringify(example(t, ask))}\n`)).join(''),
+      );
+    write('train.jsonl', ['bread', 'salt', 'iron', 'rain', 'glass', 'honey', 'coffee', 'a book']);
+    write('held-out.jsonl', ['fire', 'milk']);
+    const name = (suffix: string) => new RegExp(`^ft:${BASE}:local:${suffix}:[0-9a-z]{8}$`);
+    const node = await script('train.mjs', process.execPath, withClient('js', blocks('Train', 'js')[0]));
+    expect(node.trim()).toMatch(name(''));
+    const python = await pythonWithOpenAi().catch((error: Error) => error);
+    if (python instanceof Error) console.warn(`no Python with the openai package: ${python.message.slice(0, 200)}`);
+    else
+      expect((await script('train.py', python, withClient('python', blocks('Train', 'python')[0]))).trim()).toMatch(
+        name(''),
+      );
+    const [commands] = blocks('Train', 'sh');
+    const output = await shell(commands as string);
+    expect(output).toMatch(/^ROUGE-L /m);
+    expect(output).toMatch(new RegExp(`^support stands for ft:${BASE}:local:support:\\w{8} now`, 'm'));
+    const answer = await product.client().chat.completions.create({
+      model: 'support',
+      messages: [{ role: 'user', content: 'What is snow?' }],
+      max_tokens: 8,
+    });
+    expect(answer.choices[0]?.message.content).not.toBe('');
+  });
+
   it('adapters, several of them at once, keys, and a receipt that verifies', async () => {
     const [add] = blocks('Adapters', 'sh');
     const listed = await shell(add as string);
     expect(listed).toMatch(/legal is ready: rank 4/);
     expect(listed).toMatch(/^tone +4 .*upload$/m);
-    const lines = await script('several.mjs', process.execPath, blocks('Adapters', 'js')[0]);
+    const lines = await script('several.mjs', process.execPath, withClient('js', blocks('Adapters', 'js')[0]));
     expect(lines.match(/^(legal|tone|smollm2-135m-instruct): ./gm)).toHaveLength(3);
 
     const [keys] = blocks('Keys and limits', 'sh');
