@@ -84,6 +84,12 @@ export const TRAINING_LIMITS = {
   lineBytesMax: 8 * 1024 * 1024,
   examplesMax: 1_000_000,
   datasetsMax: 10_000,
+  /** All datasets together, with their tokens; what was used longest ago goes first. */
+  datasetsBytesMax: 64 * 1024 * 1024 * 1024,
+  /** A dataset that no run needs goes when it was not used for so long; one used more recently than `datasetBusyMs` never does. */
+  datasetKeptMs: 7 * 24 * 3_600_000,
+  datasetBusyMs: 3_600_000,
+  datasetSweepMs: 3_600_000,
   /** Problems that are listed; the rest is only counted. */
   problemsMax: 100,
   /** Bins of the histogram of lengths. */

@@ -1,9 +1,10 @@
 /**
  * Datasets on disk: `<root>/<digest>/` holds the examples as they came (`data.ndjson`), their tokens (`tokens.bin`) and what
- * is known of them (`dataset.json`). A folder with a digest for a name is always whole: it is made beside and renamed.
+ * is known of them (`dataset.json`, last touched when somebody last used it). A folder with a digest for a name is always whole: it is
+ * made beside and renamed. What nobody needs any more is swept.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { syncDirectory, writeFileDurably } from '../adapters/durable.ts';
@@ -17,6 +18,7 @@ import type { TokenFileSize } from './token-file.ts';
 const DATA_FILE = 'data.ndjson';
 const FACTS_FILE = 'dataset.json';
 const TEMPORARY = '.tmp-';
+const DIGEST = /^[0-9a-f]{64}$/;
 
 const whole = z.number().int().min(0);
 const factsSchema = z.object({
@@ -43,7 +45,16 @@ export interface DatasetStoreOptions {
   contextTokens: number;
   /** Checks, tokenises and counts, away from this thread. */
   build(source: string, target: string): Promise<BuiltDataset>;
+  /** Whether a run that is not over needs it. */
+  needed(digest: string): boolean;
   freeBytes?: (path: string) => Promise<number>;
+  now?: () => number;
+}
+
+interface Usage {
+  digest: string;
+  usedMs: number;
+  bytes: number;
 }
 
 export class DatasetStore {
@@ -109,10 +120,60 @@ export class DatasetStore {
   async remove(digest: string): Promise<void> {
     await this.alone(digest, async () => {
       await this.require(digest);
-      const trash = join(this.options.root, `${TEMPORARY}${randomUUID()}`);
-      await rename(this.folder(digest), trash);
-      await rm(trash, { recursive: true, force: true });
+      await this.drop(digest);
     });
+  }
+
+  /**
+   * Removes what was not used for long; and while there is too much, or less free than `wantedBytes`, what was used longest ago. Never what
+   * a run needs or somebody has just used.
+   */
+  async sweep(wantedBytes = 0): Promise<void> {
+    const { root, freeBytes = freeBytesOf, now = Date.now } = this.options;
+    const { datasetKeptMs, datasetBusyMs, datasetsBytesMax, datasetsMax, diskReserveBytes } = TRAINING_LIMITS;
+    const all = await this.all();
+    let count = all.length;
+    let bytes = all.reduce((sum, one) => sum + one.bytes, 0);
+    for (const { digest, usedMs, bytes: own } of all.sort((a, b) => a.usedMs - b.usedMs)) {
+      const idleMs = now() - usedMs;
+      if (idleMs < datasetBusyMs) return;
+      const much = bytes > datasetsBytesMax || count >= datasetsMax;
+      const old = idleMs >= datasetKeptMs;
+      if (!old && !much && (await freeBytes(root)) >= wantedBytes + diskReserveBytes) return;
+      const removed = await this.alone(digest, async () => {
+        if (this.options.needed(digest) || (await this.usedMs(digest)) !== usedMs) return false;
+        await this.drop(digest);
+        return true;
+      });
+      if (!removed) continue;
+      count -= 1;
+      bytes -= own;
+    }
+  }
+
+  private async all(): Promise<Usage[]> {
+    const all: Usage[] = [];
+    for (const digest of await readdir(this.options.root)) {
+      if (!DIGEST.test(digest)) continue;
+      const usedMs = await this.usedMs(digest);
+      // Just being removed, or damaged: left for somebody to look at.
+      if (usedMs === null) continue;
+      let bytes = 0;
+      for (const name of await readdir(this.folder(digest)).catch(() => []))
+        bytes += (await stat(join(this.folder(digest), name)).catch(() => null))?.size ?? 0;
+      all.push({ digest, usedMs, bytes });
+    }
+    return all;
+  }
+
+  private async usedMs(digest: string): Promise<number | null> {
+    return (await stat(join(this.folder(digest), FACTS_FILE)).catch(() => null))?.mtimeMs ?? null;
+  }
+
+  private async drop(digest: string): Promise<void> {
+    const trash = join(this.options.root, `${TEMPORARY}${randomUUID()}`);
+    await rename(this.folder(digest), trash);
+    await rm(trash, { recursive: true, force: true });
   }
 
   private async current(digest: string, facts: Facts): Promise<Facts> {
@@ -155,12 +216,16 @@ export class DatasetStore {
     const text = await readFile(path, 'utf8').catch(() => null);
     if (text === null) return null;
     const facts = factsSchema.safeParse(JSON.parse(text));
-    if (facts.success) return facts.data;
+    if (facts.success) {
+      const used = new Date((this.options.now ?? Date.now)());
+      await utimes(path, used, used);
+      return facts.data;
+    }
     throw new Error(`${path} is damaged; delete its folder and send the dataset again`);
   }
 
   private folder(digest: string): string {
-    if (!/^[0-9a-f]{64}$/.test(digest))
+    if (!DIGEST.test(digest))
       throw new DaemonError('not_found', 'a dataset is known by 64 hexadecimal digits', 'dataset');
     return join(this.options.root, digest);
   }
@@ -169,9 +234,13 @@ export class DatasetStore {
     const { root, freeBytes = freeBytesOf } = this.options;
     if (announcedBytes > TRAINING_LIMITS.datasetBytesMax) throw tooLarge();
     // Tokens take about as much as the text that they came from.
-    if ((await freeBytes(root)) < 2 * announcedBytes + TRAINING_LIMITS.diskReserveBytes) throw diskFull();
-    if ((await readdir(root)).length >= TRAINING_LIMITS.datasetsMax) {
-      throw new DaemonError('overloaded', `there are ${TRAINING_LIMITS.datasetsMax} datasets; delete some first`);
+    const wanted = 2 * announcedBytes;
+    const isShort = async () => (await freeBytes(root)) < wanted + TRAINING_LIMITS.diskReserveBytes;
+    const isMany = async () => (await readdir(root)).length >= TRAINING_LIMITS.datasetsMax;
+    if ((await isShort()) || (await isMany())) await this.sweep(wanted);
+    if (await isShort()) throw diskFull();
+    if (await isMany()) {
+      throw new DaemonError('overloaded', `there are ${TRAINING_LIMITS.datasetsMax} datasets in use; try again later`);
     }
   }
 

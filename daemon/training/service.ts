@@ -1,6 +1,7 @@
 /** Puts the parts of training together for `daemon/main.ts`. */
 import { join } from 'node:path';
 import type { AdapterRegistry } from '../adapters/registry.ts';
+import { TRAINING_LIMITS } from '../limits.ts';
 import { DatasetStore } from './dataset-store.ts';
 import { Estimator } from './estimate.ts';
 import { TrainingPool } from './pool.ts';
@@ -26,10 +27,13 @@ export async function startTraining(settings: TrainingSettings): Promise<Trainin
   const { dataDir, base, threads, share, registry, log } = settings;
   const { modelPath, contextTokens } = base;
   const workers = new TrainingPool();
+  // Until the runs are known, every dataset may be needed.
+  let needed: (digest: string) => boolean = () => true;
   const datasets = await DatasetStore.open({
     root: join(dataDir, 'datasets'),
     baseDigest: base.digest,
     contextTokens,
+    needed: (digest) => needed(digest),
     build: (source, target) => workers.build({ source, target, modelPath, contextTokens }),
   });
   const runs = TrainingRuns.open({
@@ -43,6 +47,12 @@ export async function startTraining(settings: TrainingSettings): Promise<Trainin
     log,
     ...(settings.resumePointMs === undefined ? {} : { resumePointMs: settings.resumePointMs }),
   });
+  needed = (digest) => runs.needs(digest);
+  const sweep = () =>
+    datasets.sweep().catch((error) => log.warn({ err: error }, 'datasets that nobody needs could not be removed'));
+  void sweep();
+  const sweeper = setInterval(sweep, TRAINING_LIMITS.datasetSweepMs);
+  sweeper.unref();
   const estimator = new Estimator({
     workers,
     datasets,
@@ -56,6 +66,7 @@ export async function startTraining(settings: TrainingSettings): Promise<Trainin
     runs,
     estimator,
     async close() {
+      clearInterval(sweeper);
       await runs.close();
       await workers.close();
     },

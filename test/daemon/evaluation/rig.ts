@@ -83,6 +83,7 @@ export async function startEvaluationRig(): Promise<EvaluationRig> {
     root: join(folder, 'datasets'),
     baseDigest: digest,
     contextTokens,
+    needed: () => true,
     build: (source, target) => buildDataset({ source, target, vocabulary, contextTokens }),
   });
   const parts: Hono<DaemonEnv>[] = [

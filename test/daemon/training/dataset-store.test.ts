@@ -20,6 +20,7 @@ const open = (options: Partial<DatasetStoreOptions> = {}) =>
     root: join(root.path, 'datasets'),
     baseDigest: 'b',
     contextTokens: 100,
+    needed: () => false,
     async build(_source, target) {
       builds += 1;
       writeFileSync(target, `tokens ${builds}`);
@@ -46,6 +47,7 @@ async function* bytes(...parts: (string | Error)[]): AsyncGenerator<Uint8Array> 
     yield Buffer.from(part);
   }
 }
+const HOUR = 3_600_000;
 const left = () => readdirSync(join(root.path, 'datasets'));
 
 describe('dataset store', () => {
@@ -72,6 +74,47 @@ describe('dataset store', () => {
     const refusing = await open({ build: () => Promise.reject(new Error('line 3')) });
     await expect(refusing.receive(bytes('x'), 0)).rejects.toThrow('line 3');
     expect(left()).toEqual([]);
+  });
+
+  it('forgets what nobody has used for a week; using it is asking for it, sending it again, or a run that needs it', async () => {
+    let now = Date.now();
+    const needed = new Set<string>();
+    const store = await open({ now: () => now, needed: (digest) => needed.has(digest) });
+    const digests: string[] = [];
+    for (const text of ['idle', 'asked', 'sent', 'trained on'])
+      digests.push((await store.receive(bytes(text), 0)).digest);
+    const [, asked, , trainedOn] = digests as [string, string, string, string];
+    needed.add(trainedOn);
+    now += TRAINING_LIMITS.datasetKeptMs - HOUR;
+    await store.sweep();
+    expect(left().sort()).toEqual([...digests].sort());
+    await store.files(asked);
+    await store.receive(bytes('sent'), 0);
+    now += 2 * HOUR;
+    await store.sweep();
+    expect(left().sort()).toEqual(digests.slice(1).sort());
+    needed.clear();
+    await store.sweep();
+    expect(left().sort()).toEqual(digests.slice(1, 3).sort());
+  });
+
+  it('makes room for a new one with those used longest ago, but not with one in use', async () => {
+    let now = Date.now();
+    const freeBytes = async () => (left().length > 2 ? 0 : 1e12);
+    const store = await open({ now: () => now, freeBytes });
+    const digests: string[] = [];
+    for (const text of ['a', 'b']) {
+      digests.push((await store.receive(bytes(text), 0)).digest);
+      now += 2 * HOUR;
+    }
+    digests.push((await store.receive(bytes('c'), 0)).digest);
+    now += HOUR / 2;
+    const { digest } = await store.receive(bytes('d'), 10);
+    expect(left().sort()).toEqual([...digests.slice(1), digest].sort());
+    await store.get(digests[1] as string);
+    // All that is there has just been used.
+    await expect(store.receive(bytes('e'), 10)).rejects.toMatchObject({ code: 'disk_full' });
+    expect(left()).toHaveLength(3);
   });
 
   it('says that the disk is full, before and while it writes', async () => {

@@ -254,6 +254,7 @@ describe('the training worker', () => {
       root: join(folder, 'datasets'),
       baseDigest: 'b'.repeat(64),
       contextTokens: 256,
+      needed: () => true,
       build: (source, target) => pool.build({ source, target, modelPath: model, contextTokens: 256 }),
     });
     const registry = await AdapterRegistry.open({ root: join(folder, 'adapters'), base: inspectModel(model).shape });
