@@ -396,6 +396,11 @@ export type EvaluationEvent =
   | { type: 'report'; report: EvaluationReport }
   | { type: 'error'; error: { status: number; code: string; type: string; message: string; param: string | null } };
 
+/** What of a report goes with its adapter: its scores and the base's. No text of the data, nothing of who asked or of other models. */
+export type CardReport = Pick<
+  EvaluationReport,
+  'id' | 'createdAt' | 'baseDigest' | 'dataset' | 'examples' | 'unanswered' | 'scores'
+>;
 export interface AdapterCard {
   name: string;
   digest: string;
@@ -405,7 +410,7 @@ export interface AdapterCard {
   recipe: Recipe | null;
   dataset: { digest: string; examples: number; tokens: number } | null;
   metrics: CheckpointMetrics | null;
-  reports: EvaluationReport[];
+  reports: CardReport[];
   /** SHA-256 of every file of the adapter's folder. */
   files: Record<string, string>;
 }

@@ -4,7 +4,14 @@ import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
-import type { AdapterCard, EvaluationScores, Measured, Recipe } from '../../training/protocol.ts';
+import type {
+  AdapterCard,
+  CardReport,
+  EvaluationReport,
+  EvaluationScores,
+  Measured,
+  Recipe,
+} from '../../training/protocol.ts';
 import { EXPORT_LIMITS } from '../limits.ts';
 import { PEFT_MODULES } from '../peft.ts';
 import { type ParsedRecord, readRecord } from '../record.ts';
@@ -34,7 +41,7 @@ export async function describeAdapter(
     recipe: record?.recipe ?? null,
     dataset: record?.dataset ? pick(record.dataset) : null,
     metrics: record?.metrics ? withoutUndefined(record.metrics) : null,
-    reports,
+    reports: reports.map((report) => cardReport(report, digest)),
     files,
     summary,
     record,
@@ -46,6 +53,12 @@ export async function adapterCard(name: string, context: ExportContext): Promise
   const described = await describeAdapter(name, context);
   const { summary: _summary, record: _record, created: _created, ...card } = described;
   return { ...card, text: cardText(described, described.base.id) };
+}
+
+function cardReport(report: EvaluationReport, adapter: string): CardReport {
+  const { id, createdAt, baseDigest, dataset, examples, unanswered } = report;
+  const scores = report.scores.filter(({ adapterDigest }) => adapterDigest === null || adapterDigest === adapter);
+  return { id, createdAt, baseDigest, dataset, examples, unanswered, scores };
 }
 
 /** Markdown; the head between dashes is what model hubs read. */

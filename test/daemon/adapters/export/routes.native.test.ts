@@ -12,6 +12,7 @@ import { EXPORT_LIMITS } from '../../../../daemon/adapters/limits.ts';
 import type { AdapterRegistry } from '../../../../daemon/adapters/registry.ts';
 import { localFiles } from '../../../../daemon/adapters/source.ts';
 import { toDaemonError } from '../../../../daemon/errors.ts';
+import type { EvaluationReport } from '../../../../daemon/protocol.ts';
 import type { DaemonEnv } from '../../../../daemon/server.ts';
 import { writePeftAdapter } from '../../../support/safetensors-writer.ts';
 import { writeTinyModel } from '../../../support/tiny-models.ts';
@@ -46,6 +47,7 @@ let registry: AdapterRegistry;
 let server: Server;
 let url: string;
 const warnings: object[] = [];
+let reports: EvaluationReport[] = [];
 beforeAll(async () => {
   // A time of whole seconds, which can be put back exactly.
   utimesSync(tiny.path, MADE, MADE);
@@ -71,7 +73,13 @@ beforeAll(async () => {
     const known = toDaemonError(error);
     return c.json(known.body(), known.status as 400);
   });
-  app.route('/', exportRoutes(context, { info: () => {}, warn: (fields) => warnings.push(fields) }));
+  app.route(
+    '/',
+    exportRoutes(
+      { ...context, reportsOf: async () => reports },
+      { info: () => {}, warn: (fields) => warnings.push(fields) },
+    ),
+  );
   server = createAdaptorServer({ fetch: app.fetch }) as Server;
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
@@ -154,6 +162,43 @@ test('what was trained here goes out with its recipe and metrics, and the card s
   expect(card.text).toContain('| Learning rate | 0.0002, cosine, warm-up 3 % |');
   // Notes are text, whatever they hold.
   expect(card.text).toContain('| \\]\\(http://x\\)\\| | a \\| b \\# c |');
+});
+
+test('scores go with the adapter; texts of the data, who asked and other models do not', async () => {
+  const { digest } = registry.get('made') as { digest: string };
+  const value = (of: number) => ({ value: of, low: of, high: of });
+  const scores = (model: string | null, adapterDigest: string | null, loss: number) =>
+    ({ model, adapterDigest, loss: value(loss), graders: {} }) as unknown as EvaluationReport['scores'][number];
+  reports = [
+    {
+      id: 'eval-1',
+      createdAt: '2026-01-02T00:00:00Z',
+      baseDigest: BASE_DIGEST,
+      dataset: 'cd'.repeat(32),
+      examples: 3,
+      unanswered: 0,
+      request: { callerHash: 'ca'.repeat(32), graders: [{ input: 'secret prompt' }] } as unknown as never,
+      scores: [scores(null, null, 3), scores('made', digest, 2), scores('somebody-elses', 'ee'.repeat(32), 1)],
+      samples: [{ prompt: 'secret question', reference: 'secret', answers: [{ model: null, text: 'secret' }] }],
+      seconds: 1,
+      usage: { promptTokens: 1, cachedTokens: 0, completionTokens: 1 },
+      costMicros: 5,
+    },
+  ];
+  try {
+    const card = await (await get('made/card')).json();
+    expect(card).toMatchObject({ reports: [{ id: 'eval-1', scores: [{ model: null }, { model: 'made' }] }] });
+    const files = await untar(Buffer.from(await (await get('made/export?format=peft')).arrayBuffer()));
+    for (const text of [
+      JSON.stringify(card),
+      String(files.get('made/metrics.json')),
+      String(files.get('made/README.md')),
+    ])
+      expect(text).not.toMatch(/secret|somebody-elses|caca/);
+    expect(String(files.get('made/README.md'))).toContain('## Evaluation');
+  } finally {
+    reports = [];
+  }
 });
 
 test('an export goes on when its adapter is removed, and the next one is refused', async () => {
