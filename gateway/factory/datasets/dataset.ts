@@ -1,5 +1,6 @@
 /** A file as a data set: its examples in order, and a report of all that is wrong with it. */
 import type { TrainingExample } from '../../../daemon/protocol.ts';
+import { hash53 } from '../../hash53.ts';
 import { limits } from '../../limits.ts';
 import { csvRecords } from './csv-records.ts';
 import { type Columns, detectFormat, exampleOf, type Format, formatOfColumns, renamed } from './formats.ts';
@@ -126,20 +127,6 @@ function understood(
     return null;
   }
   return exampleOf(row, format, at);
-}
-
-/** 53 bits of a text (cyrb53): duplicates are a warning, so a rare false one does no harm. */
-function hash53(text: string): number {
-  let a = 0xdeadbeef;
-  let b = 0x41c6ce57;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    a = Math.imul(a ^ code, 2654435761);
-    b = Math.imul(b ^ code, 1597334677);
-  }
-  a = Math.imul(a ^ (a >>> 16), 2246822507) ^ Math.imul(b ^ (b >>> 13), 3266489909);
-  b = Math.imul(b ^ (b >>> 16), 2246822507) ^ Math.imul(a ^ (a >>> 13), 3266489909);
-  return 4294967296 * (2097151 & b) + (a >>> 0);
 }
 
 /** Reads the whole file and tells all that is wrong with it. `against`: hashes of the training file, when this is its validation file. */
