@@ -84,6 +84,8 @@ export const limits = {
   fileBytesPerKeyMax: 20 * 1024 * 1024 * 1024,
   filesPerKeyMax: 1000,
   fileNameCharactersMax: 255,
+  /** An upload of which nothing more comes for so long is given up. */
+  fileIdleMs: 60_000,
   /** Kept free on the disk that holds the files. */
   fileDiskReserveBytes: 64 * 1024 * 1024,
   formFieldBytesMax: 64 * 1024,

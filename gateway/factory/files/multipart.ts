@@ -24,8 +24,12 @@ function notAForm(cause?: unknown): ApiError {
   return new ApiError(400, 'invalid_request_error', 'invalid_form', message, { cause });
 }
 
-/** @throws ApiError when the form is none, too large, or broken off; what `sink.write` throws. */
-export async function readForm(request: Request, sinkFor: () => Promise<Sink>): Promise<Form> {
+/** @throws ApiError when the form is none, too large, broken off, or stands still for `idleMs`; what `sink.write` throws. */
+export async function readForm(
+  request: Request,
+  sinkFor: () => Promise<Sink>,
+  idleMs: number = limits.fileIdleMs,
+): Promise<Form> {
   const contentType = request.headers.get('content-type') ?? '';
   if (!/^multipart\/form-data\b/i.test(contentType) || request.body === null) throw notAForm();
   if (Number(request.headers.get('content-length') ?? 0) > limits.fileBytesMax + 4 * limits.formFieldBytesMax) {
@@ -85,8 +89,17 @@ export async function readForm(request: Request, sinkFor: () => Promise<Sink>): 
     );
     parser.destroy(new Error('the body broke off'));
   });
+  // Whoever sends nothing more must not hold a draft and a connection for ever.
+  const stalled = () => {
+    const message = `Nothing more of the upload came for ${idleMs / 1000} seconds. Send it again.`;
+    fail(new ApiError(408, 'invalid_request_error', 'upload_stalled', message));
+    body.destroy(new Error('the upload stands still'));
+  };
+  const idle = setTimeout(stalled, idleMs);
+  body.on('data', () => idle.refresh());
   body.pipe(parser);
   await done;
+  clearTimeout(idle);
   await Promise.all(writing);
   if (failure !== undefined) throw failure;
   return form;

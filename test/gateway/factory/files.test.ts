@@ -8,6 +8,7 @@ import { serve } from '@hono/node-server';
 import OpenAI, { toFile } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { runCli } from '../../../bin/cli/program.ts';
+import { readForm } from '../../../gateway/factory/files/multipart.ts';
 import { diskStorage } from '../../../gateway/factory/files/storage.ts';
 import { assertOpenAi, hasOpenAiSchema } from '../openai-schema.ts';
 import { errorOf } from '../rig.ts';
@@ -179,6 +180,38 @@ describe('files', () => {
     });
     for (let i = 0; i < 100 && (await names()).length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 20));
     expect(await names()).toEqual([]);
+  });
+
+  test('an upload that stands still is given up; one that is slow is not', async () => {
+    const form = (part: string) =>
+      `--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n${part}`;
+    const read = async (parts: string[]) => {
+      const written: string[] = [];
+      const body = new ReadableStream({
+        async pull(controller) {
+          await new Promise((resolve) => setTimeout(resolve, 60));
+          const next = parts.shift();
+          // Then nothing, for ever.
+          if (next === undefined) await new Promise(() => {});
+          controller.enqueue(Buffer.from(next as string));
+          if (next?.endsWith('--x--\r\n')) controller.close();
+        },
+      });
+      const headers = { 'content-type': 'multipart/form-data; boundary=x' };
+      const request = new Request('http://gateway.test', {
+        method: 'POST',
+        body,
+        headers,
+        duplex: 'half',
+      } as RequestInit);
+      const sink = { write: async (chunk: Uint8Array) => void written.push(Buffer.from(chunk).toString()) };
+      await readForm(request, async () => sink, 250);
+      return written.join('');
+    };
+    expect(await read([form('one '), 'two ', 'three ', 'four ', 'five ', 'six', '\r\n--x--\r\n'])).toBe(
+      'one two three four five six',
+    );
+    await expect(read([form('one '), 'two'])).rejects.toMatchObject({ status: 408, code: 'upload_stalled' });
   });
 
   test('512 MB and no more: a declared length is refused at once', async () => {
