@@ -34,7 +34,7 @@ function cxxFormat(fix) {
     (candidate) => parseVersion(capture(candidate, ['--version']))?.[0] === CLANG_FORMAT_MAJOR,
   );
   if (!command) return skip(name, `clang-format ${CLANG_FORMAT_MAJOR} is not installed`);
-  const files = ['src', 'tools'].flatMap((folder) => cxxFiles(join(root, 'addon', folder)));
+  const files = ['addon/src', 'addon/tools', 'test/addon/children'].flatMap((folder) => cxxFiles(join(root, folder)));
   if (files.length === 0) return skip(name, 'there is no C++ here');
   if (fix) return execute(name, command, ['-i', ...files]);
   const wrong = files.filter(

@@ -3,8 +3,8 @@
 
 #include "bind_engine.hpp"
 #include "bind_model.hpp"
-#include "bind_trainer.hpp"
 #include "bind_quantize.hpp"
+#include "bind_trainer.hpp"
 #include "bind_vocabulary.hpp"
 #include "bindings.hpp"
 #include "kernels/kernels.hpp"

@@ -167,17 +167,17 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo & info) {
         require(positions.ElementLength() == tokens.ElementLength() && sequences.ElementLength() == tokens.ElementLength() &&
                     slots.ElementLength() == tokens.ElementLength() && samplers.ElementLength() == outputs.ElementLength(),
                 "argument_invalid", "the arrays of a step must have equal lengths");
-        StepBatch batch          = {};
-        batch.tokens             = tokens.Data();
-        batch.positions          = positions.Data();
-        batch.sequences          = sequences.Data();
-        batch.slots              = slots.Data();
-        batch.rows               = static_cast<int>(tokens.ElementLength());
-        batch.outputs            = outputs.Data();
-        batch.samplers           = samplers.Data();
-        batch.output_count       = static_cast<int>(outputs.ElementLength());
-        batch.want_logits        = flag(in, "wantLogits");
-        batch.want_hidden        = flag(in, "wantHidden");
+        StepBatch batch    = {};
+        batch.tokens       = tokens.Data();
+        batch.positions    = positions.Data();
+        batch.sequences    = sequences.Data();
+        batch.slots        = slots.Data();
+        batch.rows         = static_cast<int>(tokens.ElementLength());
+        batch.outputs      = outputs.Data();
+        batch.samplers     = samplers.Data();
+        batch.output_count = static_cast<int>(outputs.ElementLength());
+        batch.want_logits  = flag(in, "wantLogits");
+        batch.want_hidden  = flag(in, "wantHidden");
         Napi::Int32Array targets;
         if (in.Get("targets").IsTypedArray()) {
             targets = list("targets");

@@ -70,10 +70,10 @@ static TrainingRows rows_of(const Napi::Value & value) {
 }
 
 template <typename F> static Napi::Object timed_sums(Napi::Env env, F f) {
-    const auto         start = std::chrono::steady_clock::now();
-    const auto         sums  = f();
+    const auto                                      start = std::chrono::steady_clock::now();
+    const auto                                      sums  = f();
     const std::chrono::duration<double, std::micro> took  = std::chrono::steady_clock::now() - start;
-    Napi::Object       out   = Napi::Object::New(env);
+    Napi::Object                                    out   = Napi::Object::New(env);
     out.Set("loss", sums.loss);
     out.Set("weight", sums.weight);
     out.Set("correct", sums.correct);
@@ -92,7 +92,8 @@ Napi::Value TrainerObject::parameters(const Napi::CallbackInfo & info) {
 }
 
 Napi::Value TrainerObject::bytes(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(), [&]() -> Napi::Value { return Napi::Number::New(info.Env(), static_cast<double>(get().bytes())); });
+    return guarded(info.Env(),
+                   [&]() -> Napi::Value { return Napi::Number::New(info.Env(), static_cast<double>(get().bytes())); });
 }
 
 Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo & info) {
@@ -184,13 +185,11 @@ static Napi::Array pairs_from(Napi::Env env, Trainer & trainer, const float * va
 }
 
 Napi::Value TrainerObject::pairs(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(),
-                   [&]() -> Napi::Value { return pairs_from(info.Env(), get(), get().parameters().values()); });
+    return guarded(info.Env(), [&]() -> Napi::Value { return pairs_from(info.Env(), get(), get().parameters().values()); });
 }
 
 Napi::Value TrainerObject::gradients(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(),
-                   [&]() -> Napi::Value { return pairs_from(info.Env(), get(), get().parameters().gradients()); });
+    return guarded(info.Env(), [&]() -> Napi::Value { return pairs_from(info.Env(), get(), get().parameters().gradients()); });
 }
 
 Napi::Value TrainerObject::set_pairs(const Napi::CallbackInfo & info) {

@@ -7,7 +7,7 @@ namespace mf {
 // Between two steps of a busy engine lies some JavaScript; only after this long has serving nothing to do.
 static constexpr std::chrono::milliseconds SERVING_PAUSE(4);
 // What training may save up while serving holds on. With the operation under way it bounds what serving waits, to below 20 ms.
-static constexpr double                    CREDIT_MS_MAX = 12;
+static constexpr double CREDIT_MS_MAX = 12;
 // Less is not worth what changing hands costs.
 static constexpr double                    CREDIT_MS_MIN = 2;
 static constexpr std::chrono::milliseconds SLICE(8);

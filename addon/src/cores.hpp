@@ -30,9 +30,9 @@ class Cores {
 
     std::mutex              guard_;
     std::condition_variable changed_;
-    bool                    held_             = false;
-    bool                    on_credit_        = false;  // training holds the cores although serving is busy
-    std::atomic<int>        serving_waiting_{ 0 };      // written under the guard
+    bool                    held_      = false;
+    bool                    on_credit_ = false;     // training holds the cores although serving is busy
+    std::atomic<int>        serving_waiting_{ 0 };  // written under the guard
     int                     training_waiting_ = 0;
     float                   share_            = 0;
     double                  credit_ms_        = 0;  // computing time that serving owes to training; below 0 if it took too much

@@ -58,7 +58,7 @@ void CpuForward::low_rank_inputs(Session & session, int layer, SiteId id, const 
     if (pieces.empty()) {
         return;
     }
-    session.items(static_cast<int>(pieces.size()), [&](int item, int) {
+    session.items(static_cast<int>(pieces.size()), 0, [&](int item, int) {
         const Segment & s       = *pieces[item].segment;
         const auto &    weights = s.image->site(layer, id);
         kernels().lora_a(x + static_cast<std::size_t>(s.first) * in, in, s.count, s.image->weights() + weights.a, in,
@@ -97,7 +97,7 @@ void CpuForward::site(Session & session, int layer, SiteId id, const std::vector
     if (site.packed()) {
         rounded_.resize(rows, site.in);
     }
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, 0, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             prepare(row);
             if (site.packed()) {
@@ -120,7 +120,7 @@ void CpuForward::site(Session & session, int layer, SiteId id, const std::vector
         };
         if (!part.packed.empty()) {
             float * to = y + part_at;
-            product_packed(session, part.packed.matrix(), rounded_, rows, to, shape.out, GROUPS_AT_ONCE,
+            product_packed(session, part.packed.matrix(), rounded_, rows, to, shape.out, GROUPS_AT_ONCE, 0,
                            [&](int o0, int o1) { finish(to, shape.out, o0, o1); });
         } else {
             const bool whole = part.out == shape.out;
@@ -129,7 +129,7 @@ void CpuForward::site(Session & session, int layer, SiteId id, const std::vector
             }
             float * to = whole ? y : part_.data();
             product_ggml(session, model_.backend(), part.weight, x, rows, to);
-            session.rows(part.out, 64, [&](int o0, int o1) {
+            session.rows(part.out, 64, 0, [&](int o0, int o1) {
                 if (!part.correction.empty()) {
                     kernels().correction(sums_.data(), sums, rows, part.correction.data(), sums, part.out, o0, o1, to, part.out);
                 }
@@ -146,9 +146,9 @@ void CpuForward::site(Session & session, int layer, SiteId id, const std::vector
 
 // Norms and turns a row's queries and keys, and puts its keys and values into the cache.
 void CpuForward::store(const ForwardRows & r, int layer, int row) {
-    const Layer & w   = model_.layers[layer];
-    float *       q   = qkv_.data() + static_cast<std::size_t>(row) * (h_.q_width() + 2 * h_.kv_width());
-    const float * k   = q + h_.q_width();
+    const Layer & w    = model_.layers[layer];
+    float *       q    = qkv_.data() + static_cast<std::size_t>(row) * (h_.q_width() + 2 * h_.kv_width());
+    const float * k    = q + h_.q_width();
     const auto &  turn = h_.local[layer] ? local_ : global_;
     for (int head = 0; head < h_.heads + h_.kv_heads; ++head) {
         float * x = q + head * h_.head_dim;
@@ -177,7 +177,7 @@ void CpuForward::attend(Session & session, const ForwardRows & r, int layer) {
     const std::size_t each   = (attention_scratch_floats(h_.head_dim, group * ATTENTION_ROWS_MAX) + 15) / 16 * 16;
     const auto        width  = static_cast<std::size_t>(h_.q_width()) + 2 * h_.kv_width();
     scratch_.resize(each * session.threads());
-    session.items(blocks * splits, [&](int item, int thread) {
+    session.items(blocks * splits, 0, [&](int item, int thread) {
         const RowBlock & rows = blocks_[item / splits];
         const int        head = item % splits * group;
         AttentionBlock   block;
@@ -206,7 +206,7 @@ float * CpuForward::head(Session & session, int rows, bool hidden) {
     const int  d      = h_.embedding;
     const bool packed = !model_.packed_output.empty();
     rounded_.resize(rows, d);
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, 0, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             const std::size_t at = static_cast<std::size_t>(row) * d;
             rms_norm(x_.data() + at, floats_of(model_.output_norm), d, h_.norm_epsilon, normed_.data() + at);
@@ -229,22 +229,24 @@ float * CpuForward::head(Session & session, int rows, bool hidden) {
         }
     };
     if (packed) {
-        product_packed(session, model_.packed_output.matrix(), rounded_, rows, logits_.data(), vocabulary, HEAD_GROUPS_AT_ONCE,
+        product_packed(session, model_.packed_output.matrix(), rounded_, rows, logits_.data(), vocabulary, HEAD_GROUPS_AT_ONCE, 0,
                        cap);
     } else {
         product_ggml(session, model_.backend(), model_.output, normed_.data(), rows, logits_.data());
-        session.rows(h_.vocabulary, 1024, cap);
+        session.rows(h_.vocabulary, 1024, 0, cap);
     }
     return logits_.data();
 }
 
 float * CpuForward::run(Session & session, const ForwardRows & r, const std::vector<const AdapterImage *> & images) {
-    const int d    = h_.embedding;
-    const int ff   = h_.feed_forward;
+    const int  d      = h_.embedding;
+    const int  ff     = h_.feed_forward;
     const bool narrow = r.output_count < r.rows;
     resize(r);
-    segment(r.rows, [&](int row) { return images[row]; }, segments_);
-    segment(r.output_count, [&](int i) { return images[r.outputs[i]]; }, output_segments_);
+    segment(
+        r.rows, [&](int row) { return images[row]; }, segments_);
+    segment(
+        r.output_count, [&](int i) { return images[r.outputs[i]]; }, output_segments_);
     u_stride_ = 0;
     for (const auto & s : segments_) {
         u_stride_ = std::max<std::size_t>(u_stride_, s.image == nullptr ? 0 : static_cast<std::size_t>(s.image->rank_max()) * 3);
@@ -252,17 +254,20 @@ float * CpuForward::run(Session & session, const ForwardRows & r, const std::vec
     u_.resize(r.rows * u_stride_);
     blocks_.clear();
     for (int row = 0; row < r.rows; ++row) {
-        if (!blocks_.empty() && blocks_.back().count < ATTENTION_ROWS_MAX && r.sequences[blocks_.back().first] == r.sequences[row]) {
+        if (!blocks_.empty() && blocks_.back().count < ATTENTION_ROWS_MAX &&
+            r.sequences[blocks_.back().first] == r.sequences[row]) {
             ++blocks_.back().count;
         } else {
             blocks_.push_back({ row, 1 });
         }
     }
-    global_.set(model_, false, r.positions, r.rows);
+    global_.set(session, model_, false, r.positions, r.rows);
     if (h_.window > 0) {
-        local_.set(model_, true, r.positions, r.rows);
+        local_.set(session, model_, true, r.positions, r.rows);
     }
-    const auto at    = [](Floats & f, int row, int width) { return f.data() + static_cast<std::size_t>(row) * width; };
+    const auto at = [](Floats & f, int row, int width) {
+        return f.data() + static_cast<std::size_t>(row) * width;
+    };
     // The residual stream takes what the last half of a block made, through that half's own norm where there is one.
     const auto add = [&](int row, const ggml_tensor * post_norm) {
         if (post_norm != nullptr) {
@@ -281,7 +286,7 @@ float * CpuForward::run(Session & session, const ForwardRows & r, const std::vec
             }
             rms_norm(at(x_, row, d), floats_of(w.attn_norm), d, h_.norm_epsilon, at(normed_, row, d));
         });
-        session.rows(r.rows, 1, [&](int first, int end) {
+        session.rows(r.rows, 1, 0, [&](int first, int end) {
             for (int row = first; row < end; ++row) {
                 store(r, layer, row);
             }
@@ -290,9 +295,9 @@ float * CpuForward::run(Session & session, const ForwardRows & r, const std::vec
             return nullptr;  // the cache is filled, and nobody asked for more
         }
         attend(session, r, layer);
-        const bool only_outputs = last && narrow;
-        const int  rows         = last ? r.output_count : r.rows;
-        const auto & segments   = last ? output_segments_ : segments_;
+        const bool   only_outputs = last && narrow;
+        const int    rows         = last ? r.output_count : r.rows;
+        const auto & segments     = last ? output_segments_ : segments_;
         if (only_outputs) {
             // Rising, so a row is never overwritten before it was moved.
             for (int i = 0; i < rows; ++i) {

@@ -163,11 +163,11 @@ static void rate_targets(const int32_t * targets, int count, const float * logit
         if (targets[i] < 0) {
             continue;
         }
-        const float * row          = logits + static_cast<std::size_t>(i) * width;
-        float         best         = 0;
-        const int     likeliest    = k.argmax(row, width, &best);
-        result.target_logprobs[i]  = static_cast<float>(row[targets[i]] - best - std::log(k.exp_sum(row, width, best, 1.0F)));
-        result.target_hits[i]      = likeliest == targets[i] ? 1 : 0;
+        const float * row         = logits + static_cast<std::size_t>(i) * width;
+        float         best        = 0;
+        const int     likeliest   = k.argmax(row, width, &best);
+        result.target_logprobs[i] = static_cast<float>(row[targets[i]] - best - std::log(k.exp_sum(row, width, best, 1.0F)));
+        result.target_hits[i]     = likeliest == targets[i] ? 1 : 0;
     }
 }
 
@@ -260,18 +260,19 @@ float * Engine::compute_on_cpu(const StepBatch & b, int & width) {
     width = b.want_hidden ? model_->h().embedding : model_->h().vocabulary;
     const ServingLease lease;
     Session            session(Team::of(model_->backend().threads()));
-    return forward_->run(session, { b.rows, b.tokens, b.positions, b.sequences, row_cells_.data(), b.outputs, b.output_count, b.want_hidden },
-                         images);
+    return forward_->run(
+        session, { b.rows, b.tokens, b.positions, b.sequences, row_cells_.data(), b.outputs, b.output_count, b.want_hidden },
+        images);
 }
 
 float * Engine::compute_graph(const StepBatch & b, int & width) {
     GraphShape shape;
-    shape.rows         = b.rows;
-    shape.outputs      = b.output_count;
-    shape.hidden       = b.want_hidden;
-    shape.lora         = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
-    const int high     = cache_.cells_high();
-    shape.cells        = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
+    shape.rows          = b.rows;
+    shape.outputs       = b.output_count;
+    shape.hidden        = b.want_hidden;
+    shape.lora          = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
+    const int high      = cache_.cells_high();
+    shape.cells         = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
     const Graph & graph = graph_for(shape);
     set_inputs(graph, b);
     model_->backend().compute(graph.graph());
@@ -291,8 +292,8 @@ StepResult Engine::compute(const StepBatch & b) {
     const auto started = std::chrono::steady_clock::now();
 
     take_cells(b);
-    int     width  = 0;
-    float * values = forward_ != nullptr ? compute_on_cpu(b, width) : compute_graph(b, width);
+    int        width  = 0;
+    float *    values = forward_ != nullptr ? compute_on_cpu(b, width) : compute_graph(b, width);
     StepResult result;
     result.choices.resize(b.output_count);
     if (b.output_count > 0) {

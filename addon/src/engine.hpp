@@ -41,7 +41,7 @@ struct StepResult {
     // Per output, if there were targets: natural log-probability of the target (0 for none), and whether it was the likeliest.
     std::vector<float>   target_logprobs;
     std::vector<uint8_t> target_hits;
-    int64_t             compute_micros = 0;
+    int64_t              compute_micros = 0;
 };
 
 class Engine {
@@ -55,13 +55,13 @@ class Engine {
     void            share_sequence(int source, int destination, int length);
     int             sequence_length(int sequence) const;
     // Fills the first `length` positions of an empty sequence: keys and values of each layer, [length][kv_width], float32.
-    void            load_prefix(int sequence, const std::vector<const float *> & keys, const std::vector<const float *> & values,
-                                int length);
-    const Model &   model() const { return *model_; }
-    int             create_sampler(SamplerOptions options);
-    void            accept_tokens(int sampler, const int32_t * tokens, std::size_t count);
-    void            free_sampler(int sampler);
-    StepResult      step(const StepBatch & batch);
+    void          load_prefix(int sequence, const std::vector<const float *> & keys, const std::vector<const float *> & values,
+                              int length);
+    const Model & model() const { return *model_; }
+    int           create_sampler(SamplerOptions options);
+    void          accept_tokens(int sampler, const int32_t * tokens, std::size_t count);
+    void          free_sampler(int sampler);
+    StepResult    step(const StepBatch & batch);
 
   private:
     void       check(const StepBatch & batch) const;
@@ -69,11 +69,11 @@ class Engine {
     void       check_sequence(int sequence) const;
     void       take_cells(const StepBatch & batch);
     // Logits or hidden states, [outputs][width].
-    float *    compute_on_cpu(const StepBatch & batch, int & width);
-    float *    compute_graph(const StepBatch & batch, int & width);
-    Graph &    graph_for(const GraphShape & shape);
-    void       set_inputs(const Graph & graph, const StepBatch & batch);
-    void       fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
+    float * compute_on_cpu(const StepBatch & batch, int & width);
+    float * compute_graph(const StepBatch & batch, int & width);
+    Graph & graph_for(const GraphShape & shape);
+    void    set_inputs(const Graph & graph, const StepBatch & batch);
+    void    fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
 
     std::shared_ptr<Model>                            model_;
     std::shared_ptr<const Vocabulary>                 vocabulary_;

@@ -37,11 +37,11 @@ class ModelLoader {
     void          declare_site(Site & site, SiteId id, int layer);
     void          declare_layer(int layer);
     void          place(Part & part, const std::vector<std::string> & sources, int in);
-    void                       read(const std::string & name, std::vector<uint8_t> & bytes);
-    void                       fill(const Pending & pending);
-    void                       fill(const PendingPack & pending);
-    void                       pack(Packed & packed, const std::vector<std::string> & sources, int in, int out);
-    void                       refuse_unused() const;
+    void          read(const std::string & name, std::vector<uint8_t> & bytes);
+    void          fill(const Pending & pending);
+    void          fill(const PendingPack & pending);
+    void          pack(Packed & packed, const std::vector<std::string> & sources, int in, int out);
+    void          refuse_unused() const;
 
     Model &                                              model_;
     std::FILE *                                          file_ = nullptr;

@@ -89,7 +89,7 @@ void embed_token(const Model & model, int32_t token, float * to) {
     }
 }
 
-void Rotation::set(const Model & model, bool local, const int32_t * positions, int rows) {
+void Rotation::set(Session & session, const Model & model, bool local, const int32_t * positions, int rows) {
     const auto &  h       = model.h();
     const float * factors = model.rope_factors != nullptr ? floats_of(model.rope_factors) : nullptr;
     const double  base    = local ? h.rope_base_local : h.rope_base;
@@ -102,13 +102,15 @@ void Rotation::set(const Model & model, bool local, const int32_t * positions, i
     for (int i = 0; i < half_; ++i) {
         frequencies[i] = std::pow(base, -2.0 * i / h.rope_dimensions) * scale / (factors != nullptr ? factors[i] : 1.0F);
     }
-    for (int row = 0; row < rows; ++row) {
-        for (int i = 0; i < half_; ++i) {
-            const double angle                               = positions[row] * frequencies[i];
-            cos_[static_cast<std::size_t>(row) * half_ + i] = static_cast<float>(std::cos(angle));
-            sin_[static_cast<std::size_t>(row) * half_ + i] = static_cast<float>(std::sin(angle));
+    session.rows(rows, 16, 8 * ELEMENT_MACS * half_, [&](int first, int last) {
+        for (int row = first; row < last; ++row) {
+            for (int i = 0; i < half_; ++i) {
+                const double angle                              = positions[row] * frequencies[i];
+                cos_[static_cast<std::size_t>(row) * half_ + i] = static_cast<float>(std::cos(angle));
+                sin_[static_cast<std::size_t>(row) * half_ + i] = static_cast<float>(std::sin(angle));
+            }
         }
-    }
+    });
 }
 
 void Rotation::apply(float * head, int row, bool back) const {

@@ -25,34 +25,26 @@ struct RoundedRows {
 
 // Outputs of all targets of a site side by side, in the order of its parts.
 struct SiteShape {
-    int in  = 0;
-    int out = 0;
+    int in        = 0;
+    int out       = 0;
     int offset[3] = { 0, 0, 0 };  // of each target, by its index within the site
     int width[3]  = { 0, 0, 0 };
 };
 SiteShape shape_of(const Site & site);
 
-// Most multiply-adds of one operation, so that training hands the cores over in time even with large weights.
-inline constexpr double OPERATION_MACS = 4e8;
-
 // y [rows, out] = W x for a packed matrix, x already rounded. `done(first, last)` is called for a range of output columns when
-// they are computed, to add what belongs to them while they are in the cache.
+// they are computed, to add what belongs to them while they are in the cache; `done_work`: of one row and column of it.
 template <typename F>
 void product_packed(Session & session, const PackedMatrix & matrix, const RoundedRows & x, int rows, float * y,
-                    std::size_t y_stride, int groups_at_once, F && done) {
-    const int groups = matrix.out / PACKED_ROWS;
-    const int items  = (groups + groups_at_once - 1) / groups_at_once;
-    const int limit  = static_cast<int>(
-        std::clamp<double>(OPERATION_MACS / (static_cast<double>(rows) * matrix.in * PACKED_ROWS * groups_at_once),
-                           session.threads(), std::max(items, session.threads())));
-    for (int first = 0; first < items; first += limit) {
-        session.items(std::min(limit, items - first), [&](int item, int) {
-            const int group = (first + item) * groups_at_once;
-            const int end   = std::min(group + groups_at_once, groups);
-            kernels().packed_product(matrix, group, end, x.view(), rows, y, y_stride);
-            done(group * PACKED_ROWS, end * PACKED_ROWS);
-        });
-    }
+                    std::size_t y_stride, int groups_at_once, double done_work, F && done) {
+    const int    groups = matrix.out / PACKED_ROWS;
+    const double work   = (matrix.in + done_work) * rows * PACKED_ROWS * groups_at_once;
+    session.items((groups + groups_at_once - 1) / groups_at_once, work, [&](int item, int) {
+        const int group = item * groups_at_once;
+        const int end   = std::min(group + groups_at_once, groups);
+        kernels().packed_product(matrix, group, end, x.view(), rows, y, y_stride);
+        done(group * PACKED_ROWS, end * PACKED_ROWS);
+    });
 }
 // 64 columns keep two threads out of one cache line; the head has many more.
 inline constexpr int GROUPS_AT_ONCE      = 4;
@@ -72,7 +64,7 @@ void embed_token(const Model & model, int32_t token, float * to);
 // Rotary position embedding: one table of angles per step, for global or for local layers.
 class Rotation {
   public:
-    void set(const Model & model, bool local, const int32_t * positions, int rows);
+    void set(Session & session, const Model & model, bool local, const int32_t * positions, int rows);
     // Turns one head of a row, or turns it back.
     void apply(float * head, int row, bool back = false) const;
 

@@ -22,10 +22,10 @@ static void pause_core() {
 }
 
 Team & Team::of(int threads) {
-    static std::mutex                       guard;
-    static auto &                           teams = *new std::map<int, Team *>;
-    const std::lock_guard<std::mutex>       lock(guard);
-    Team *&                                 team = teams[threads];
+    static std::mutex                 guard;
+    static auto &                     teams = *new std::map<int, Team *>;
+    const std::lock_guard<std::mutex> lock(guard);
+    Team *&                           team = teams[threads];
     if (team == nullptr) {
         team = new Team(threads);
     }
@@ -56,9 +56,11 @@ Team::~Team() {
 }
 
 void Team::work(int thread) {
-    uint64_t   seen  = 0;  // the round of the last look
+    uint64_t seen = 0;  // the round of the last look
     // Sequentially consistent, as is `sleeping_`: either this thread sees the new round or the caller sees it asleep.
-    const auto fresh = [&] { return state_.load() / ROUND != seen; };
+    const auto fresh = [&] {
+        return state_.load() / ROUND != seen;
+    };
     for (;;) {
         for (int i = 0; i < SPINS && !fresh(); ++i) {
             pause_core();

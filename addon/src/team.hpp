@@ -38,7 +38,9 @@ class Team {
     // f(thread) on thread 0 and on those of the others that join before thread 0 is done: f must take its work from a common
     // counter until nothing is left. An exception in any of them is thrown here.
     template <typename F> void run(F && f) {
-        const Job job = { &f, [](void * context, int thread) { (*static_cast<std::remove_reference_t<F> *>(context))(thread); } };
+        const Job job = { &f, [](void * context, int thread) {
+                             (*static_cast<std::remove_reference_t<F> *>(context))(thread);
+                         } };
         run_job(job);
     }
 
@@ -65,7 +67,16 @@ class Team {
     std::exception_ptr       failure_;
 };
 
-// Operations of somebody who holds the cores. With a training lease, hands them over between operations.
+// Most work of one operation of training, in multiply-adds of 8 bits: some milliseconds on two cores. Between operations training
+// can hand the cores over.
+inline constexpr double OPERATION_MACS = 4e8;
+// What takes about as long: a multiply-add in float32, and an element of a norm, a rotation or an exponential.
+inline constexpr double FLOAT_MACS   = 4;
+inline constexpr double ELEMENT_MACS = 64;
+
+// Operations of somebody who holds the cores. With a training lease, hands them over between operations, and takes no more than
+// OPERATION_MACS for one unless a single item needs them. What an item computes must not depend on which others it shares an
+// operation with.
 class Session {
   public:
     explicit Session(Team & team, TrainingLease * lease = nullptr) : team_(team), lease_(lease) {}
@@ -76,33 +87,49 @@ class Session {
             lease_->breathe();
         }
     }
-    // f(item, thread) for items [0, count), taken one by one by whoever is free.
-    template <typename F> void items(int count, F && f) {
+    // f(item, thread) for items [0, count), taken one by one by whoever is free. `work`: of one item.
+    template <typename F> void items(int count, double work, F && f) {
+        const int limit = at_once(count, work);
+        for (int first = 0; first < count; first += limit) {
+            operation(first, first + limit < count ? first + limit : count, f);
+        }
+    }
+    // f(first, last) over pieces of [0, count) whose bounds are multiples of `unit`; a few for each thread. `work`: of one of
+    // `count`.
+    template <typename F> void rows(int count, int unit, double work, F && f) {
+        const int units = (count + unit - 1) / unit;
+        const int limit = at_once(units, work * unit);
+        for (int begin = 0; begin < units; begin += limit) {
+            const int here   = begin + limit < units ? limit : units - begin;
+            const int pieces = here < 4 * threads() ? here : 4 * threads();
+            operation(0, pieces, [&](int piece, int) {
+                const int first = (begin + static_cast<int>(static_cast<int64_t>(here) * piece / pieces)) * unit;
+                const int last  = (begin + static_cast<int>(static_cast<int64_t>(here) * (piece + 1) / pieces)) * unit;
+                f(first, last < count ? last : count);
+            });
+        }
+    }
+
+  private:
+    int at_once(int count, double work) const {
+        const double fit = lease_ != nullptr && work > 0 ? OPERATION_MACS / work : count;
+        return fit >= count ? (count > 0 ? count : 1) : fit > threads() ? static_cast<int>(fit) : threads();
+    }
+    template <typename F> void operation(int first, int end, F && f) {
         breathe();
-        if (count == 1) {
-            f(0, 0);
+        if (end - first == 1) {
+            f(first, 0);
             return;
         }
-        std::atomic<int> next{ 0 };
+        std::atomic<int> next{ first };
         team_.run([&](int thread) {
-            for (int item = next.fetch_add(1, std::memory_order_relaxed); item < count;
+            for (int item = next.fetch_add(1, std::memory_order_relaxed); item < end;
                  item     = next.fetch_add(1, std::memory_order_relaxed)) {
                 f(item, thread);
             }
         });
     }
-    // f(first, last) over pieces of [0, count) whose bounds are multiples of `unit`; a few for each thread.
-    template <typename F> void rows(int count, int unit, F && f) {
-        const int units  = (count + unit - 1) / unit;
-        const int pieces = units < 4 * threads() ? units : 4 * threads();
-        items(pieces, [&](int piece, int) {
-            const int first = static_cast<int>(static_cast<int64_t>(units) * piece / pieces) * unit;
-            const int last  = static_cast<int>(static_cast<int64_t>(units) * (piece + 1) / pieces) * unit;
-            f(first, last < count ? last : count);
-        });
-    }
 
-  private:
     Team &          team_;
     TrainingLease * lease_;
 };

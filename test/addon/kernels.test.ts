@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { TINY_ARCHITECTURES, writeTinyModel } from '../support/tiny-models.ts';
-import { mixedLogits } from './child.ts';
+import { mixedLogits, runChild } from './child.ts';
 import { agreement, temporaryFolder } from './rig.ts';
 
 const folder = temporaryFolder();
@@ -41,3 +41,16 @@ test.each(['f32', 'q4_1'] as const)('baseline, avx2 and the best kernels agree t
   }
   if (best.kernels === 'baseline') console.info('this processor has no other variant than baseline');
 });
+
+test.each(['', 'baseline', 'avx2', 'avx512'])(
+  'training is the same to the bit on one thread and on three, whatever the sizes (kernels: %s)',
+  (kernels) => {
+    const [one, three] = ['1', '3'].map((threads) => {
+      const child = runChild('training-workload.ts', [threads], { MODELFACTORY_KERNELS: kernels });
+      expect(child.status, child.stderr.slice(-2000)).toBe(0);
+      return child.stdout.trim().split('\n').at(-1);
+    });
+    expect(one).toMatch(/^finished [0-9a-f]{64}$/);
+    expect(three).toBe(one);
+  },
+);

@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
 import { runChild } from './child.ts';
 
 const root = join(import.meta.dirname, '..', '..');
@@ -20,9 +20,18 @@ const reason = libraries.includes('') ? 'the compiler has no libasan or libubsan
 if (reason) console.info(`skipped: ${reason}`);
 
 describe.skipIf(reason !== '')('under the sanitizers', () => {
-  test('a run through everything finishes without a finding', { timeout: 300_000 }, () => {
+  beforeAll(() => {
     execFileSync(process.execPath, [join(root, 'bin', 'native.mjs'), '--sanitize'], { stdio: 'pipe' });
-    const child = runChild('workload.ts', [], {
+  }, 300_000);
+
+  test.each([
+    ['serving', 'workload.ts', ''],
+    ['training', 'training-workload.ts', ''],
+    ['training, plain kernels', 'training-workload.ts', 'baseline'],
+    ['training, kernels of 8 lanes', 'training-workload.ts', 'avx2'],
+  ])('a run through all of %s finishes without a finding', { timeout: 150_000 }, (_, script, kernels) => {
+    const child = runChild(script, [], {
+      MODELFACTORY_KERNELS: kernels,
       LD_PRELOAD: libraries.join(':'),
       // Node and ggml keep memory until the process ends; Node's own handlers stay.
       ASAN_OPTIONS: 'detect_leaks=0:abort_on_error=0:handle_segv=1',

@@ -485,8 +485,8 @@ void packed_product(const PackedMatrix & w, int group0, int group1, const Quanti
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-           MF_KERNELS_NAME, MF_PACKED, lora_a,  axpy<uint16_t>, axpy<float>, block_sums, attention, to_half,
-           argmax,          exp_sum,   gemm_nn, gemm_nt,        gemm_tn,     gate,       gate_back, scaled_exp, dot, add_scaled,
+           MF_KERNELS_NAME, MF_PACKED, lora_a,  axpy<uint16_t>, axpy<float>, block_sums, attention,  to_half, argmax,
+           exp_sum,         gemm_nn,   gemm_nt, gemm_tn,        gate,        gate_back,  scaled_exp, dot,     add_scaled,
 };
 
 }  // namespace mf

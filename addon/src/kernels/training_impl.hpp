@@ -66,8 +66,8 @@ void gemm_nn(const float * u, std::size_t u_stride, int rows, const float * b, s
 
 // U[t][r] = scale * sum_n X[t][n] A[r][n]
 template <int TOKENS, int RANKS>
-inline void nt_tile(const float * x, std::size_t x_stride, const float * a, std::size_t a_stride, int width, float scale, float * u,
-                    std::size_t u_stride) {
+inline void nt_tile(const float * x, std::size_t x_stride, const float * a, std::size_t a_stride, int width, float scale,
+                    float * u, std::size_t u_stride) {
     V acc[TOKENS][RANKS];
     for (auto & row : acc) {
         for (auto & v : row) {
@@ -99,8 +99,8 @@ inline void nt_tile(const float * x, std::size_t x_stride, const float * a, std:
 }
 
 template <int TOKENS>
-inline void nt_rows(const float * x, std::size_t x_stride, const float * a, std::size_t a_stride, int width, int ranks, float scale,
-                    float * u, std::size_t u_stride) {
+inline void nt_rows(const float * x, std::size_t x_stride, const float * a, std::size_t a_stride, int width, int ranks,
+                    float scale, float * u, std::size_t u_stride) {
     int r = 0;
     for (; r + 4 <= ranks; r += 4) {
         nt_tile<TOKENS, 4>(x, x_stride, a + r * a_stride, a_stride, width, scale, u + r, u_stride);
@@ -240,8 +240,8 @@ void gate_back(const float * g, const float * u, const float * dh, int n, bool g
                 const float x         = g[i + j];
                 const float magnitude = (1.0F - e[j]) / (1.0F + e[j]);
                 const float tanh      = inner[j] < 0 ? -magnitude : magnitude;
-                const float slope     = 0.5F * (1.0F + tanh) +
-                                    0.5F * x * (1.0F - tanh * tanh) * GELU_A * (1.0F + 3.0F * GELU_B * x * x);
+                const float slope =
+                    0.5F * (1.0F + tanh) + 0.5F * x * (1.0F - tanh * tanh) * GELU_A * (1.0F + 3.0F * GELU_B * x * x);
                 du[i + j] = dh[i + j] * 0.5F * x * (1.0F + tanh);
                 dg[i + j] = dh[i + j] * u[i + j] * slope;
             }

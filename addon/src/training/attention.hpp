@@ -22,7 +22,6 @@ struct AttentionShape {
     int         q_width() const { return heads * head_dim; }
     int         kv_width() const { return kv_heads * head_dim; }
     std::size_t qkv_width() const { return static_cast<std::size_t>(q_width()) + 2 * kv_width(); }
-    int         longest() const;
 };
 
 // qkv [rows][q | k | v] after RoPE → out [rows][q_width], lse [rows][heads] (log of the sum of exponentials, for the way back).
@@ -32,5 +31,8 @@ void attention_forward(Session & session, const AttentionShape & shape, const fl
 // d_out → d_qkv (overwritten), and the prefix's gradients (added to), if there is one.
 void attention_backward(Session & session, const AttentionShape & shape, const float * qkv, const float * out, const float * lse,
                         const float * d_out, float * d_qkv, float * d_prefix_k, float * d_prefix_v, Floats & scratch);
+
+// Most floats of scratch that either takes with up to `rows` rows; of the shape only the widths and the prefix matter.
+std::size_t attention_floats(const AttentionShape & shape, int rows, int threads);
 
 }  // namespace mf

@@ -77,12 +77,12 @@ BlockContext::BlockContext(const Model & model, const TransposedModel * transpos
     }
 }
 
-void BlockContext::begin(const RowsInfo & rows) {
+void BlockContext::begin(Session & session, const RowsInfo & rows) {
     rows_            = rows;
     const auto count = static_cast<std::size_t>(rows.rows);
-    global_.set(model_, false, rows_.positions.data(), rows_.rows);
+    global_.set(session, model_, false, rows_.positions.data(), rows_.rows);
     if (h_.window > 0) {
-        local_.set(model_, true, rows_.positions.data(), rows_.rows);
+        local_.set(session, model_, true, rows_.positions.data(), rows_.rows);
     }
     int widest = 0;
     for (const auto & shape : shapes_) {
@@ -100,7 +100,7 @@ void BlockContext::begin(const RowsInfo & rows) {
 }
 
 AttentionShape BlockContext::attention_shape(int layer) const {
-    AttentionShape shape{ rows_.starts, rows_.examples, h_.heads, h_.kv_heads, h_.head_dim, h_.local[layer] ? h_.window : 0,
+    AttentionShape shape{ rows_.starts,      rows_.examples, h_.heads, h_.kv_heads, h_.head_dim, h_.local[layer] ? h_.window : 0,
                           h_.attention_scale };
     if (options_.prefix && rows_.adapter) {
         shape.prefix   = options_.prefix_tokens;
@@ -113,17 +113,17 @@ AttentionShape BlockContext::attention_shape(int layer) const {
 // Dropout on the input of a site's pairs (inverted: what stays is scaled up). The mask depends on its place alone, so the way
 // back finds the same one.
 void BlockContext::drop(float * x, int row, int in, int layer, SiteId id) const {
-    const uint64_t key   = mix(mix(options_.seed ^ 0x64726f70ULL) + rows_.call) +
+    const uint64_t key = mix(mix(options_.seed ^ 0x64726f70ULL) + rows_.call) +
                          mix((static_cast<uint64_t>(layer) * SITE_COUNT + id) * 0x100000001ULL + row);
-    const float    keep  = 1.0F - options_.dropout;
-    const float    scale = 1.0F / keep;
+    const float keep  = 1.0F - options_.dropout;
+    const float scale = 1.0F / keep;
     for (int i = 0; i < in; ++i) {
         x[i] = unit(mix(key + i)) < keep ? x[i] * scale : 0.0F;
     }
 }
 
 float * BlockContext::dropped(Session & session, const float * x, int in, int layer, SiteId id, Floats & to) {
-    session.rows(rows_.rows, 1, [&](int first, int last) {
+    session.rows(rows_.rows, 1, 2 * ELEMENT_MACS * in, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             float * copy = to.data() + static_cast<std::size_t>(row) * in;
             std::memcpy(copy, x + static_cast<std::size_t>(row) * in, sizeof(float) * in);
@@ -147,7 +147,8 @@ void BlockContext::site_forward(Session & session, int layer, SiteId id, const f
     if (site.corrected()) {
         sums_.resize(static_cast<std::size_t>(rows_.rows) * sums);
     }
-    session.rows(rows_.rows, 4, [&](int first, int last) {
+    const double low_rank = lora ? FLOAT_MACS * pairs.ranks : 0;  // of one row and column
+    session.rows(rows_.rows, 4, (ELEMENT_MACS / 4 + low_rank) * site.in, [&](int first, int last) {
         if (site.packed()) {
             rounded_.round(x, site.in, first, last);
         }
@@ -183,7 +184,7 @@ void BlockContext::site_forward(Session & session, int layer, SiteId id, const f
             }
         };
         if (!part.packed.empty()) {
-            product_packed(session, part.packed.matrix(), rounded_, rows_.rows, y + part_at, shape.out, GROUPS_AT_ONCE,
+            product_packed(session, part.packed.matrix(), rounded_, rows_.rows, y + part_at, shape.out, GROUPS_AT_ONCE, low_rank,
                            [&](int c0, int c1) { finish(0, rows_.rows, c0, c1); });
         } else {
             const bool whole = part.out == shape.out;
@@ -192,7 +193,8 @@ void BlockContext::site_forward(Session & session, int layer, SiteId id, const f
             }
             float * to = whole ? y : part_.data();
             product_ggml(session, model_.backend(), part.weight, x, rows_.rows, to);
-            session.rows(rows_.rows, 4, [&](int first, int last) {
+            const double corrected = part.correction.empty() ? 0 : FLOAT_MACS * sums;
+            session.rows(rows_.rows, 4, (ELEMENT_MACS / 4 + low_rank + corrected) * part.out, [&](int first, int last) {
                 if (!part.correction.empty()) {
                     kernels().correction(sums_.data() + static_cast<std::size_t>(first) * sums, sums, last - first,
                                          part.correction.data(), sums, part.out, 0, part.out,
@@ -221,15 +223,16 @@ void BlockContext::site_backward(Session & session, int layer, SiteId id, const 
     if (dx != nullptr && frozen.packed()) {
         rounded_.resize(rows_.rows, shape.out);
     }
-    session.rows(rows_.rows, 4, [&](int first, int last) {
+    const double low_rank = FLOAT_MACS * pairs.ranks;  // of one row and column
+    session.rows(rows_.rows, 4, (ELEMENT_MACS / 4 + low_rank) * shape.out, [&](int first, int last) {
         if (dx != nullptr && frozen.packed()) {
             rounded_.round(dy, shape.out, first, last);
         }
         for (int index = 0; lora && index < targets_in(id); ++index) {
             const auto & pair = pairs.pairs[index];
             if (pair.trained) {
-                kernels().gemm_nt(dy + static_cast<std::size_t>(first) * shape.out + shape.offset[index], shape.out,
-                                  last - first, v + pair.bt, pair.out, pair.out, options_.rank, options_.scale,
+                kernels().gemm_nt(dy + static_cast<std::size_t>(first) * shape.out + shape.offset[index], shape.out, last - first,
+                                  v + pair.bt, pair.out, pair.out, options_.rank, options_.scale,
                                   du + static_cast<std::size_t>(first) * pairs.ranks + pair.rank_at, pairs.ranks);
             }
         }
@@ -237,10 +240,10 @@ void BlockContext::site_backward(Session & session, int layer, SiteId id, const 
     if (lora) {
         const float * xd = rows_.dropout ? dropped(session, x, site.in, layer, id, masked_) : x;
         float *       g  = parameters_.gradients();
-        session.rows(site.in, 32, [&](int first, int last) {
+        session.rows(site.in, 32, low_rank * rows_.rows, [&](int first, int last) {
             kernels().gemm_tn(du, pairs.ranks, xd, site.in, rows_.rows, pairs.ranks, first, last, g + pairs.a, site.in);
         });
-        session.rows(shape.out, 32, [&](int first, int last) {
+        session.rows(shape.out, 32, low_rank * rows_.rows, [&](int first, int last) {
             for (int index = 0; index < targets_in(id); ++index) {
                 const auto & pair = pairs.pairs[index];
                 const int    a    = std::max(first, shape.offset[index]) - shape.offset[index];
@@ -262,14 +265,14 @@ void BlockContext::site_backward(Session & session, int layer, SiteId id, const 
         }
     };
     if (frozen.packed()) {
-        product_packed(session, frozen.matrix().matrix(), rounded_, rows_.rows, dx, site.in, GROUPS_AT_ONCE,
+        product_packed(session, frozen.matrix().matrix(), rounded_, rows_.rows, dx, site.in, GROUPS_AT_ONCE, low_rank,
                        [&](int c0, int c1) { add_low_rank(0, rows_.rows, c0, c1); });
     } else {
         product_ggml(session, model_.backend(), frozen.weight(), dy, rows_.rows, dx);
-        session.rows(rows_.rows, 4, [&](int first, int last) { add_low_rank(first, last, 0, site.in); });
+        session.rows(rows_.rows, 4, low_rank * site.in, [&](int first, int last) { add_low_rank(first, last, 0, site.in); });
     }
     if (lora && rows_.dropout) {
-        session.rows(rows_.rows, 4, [&](int first, int last) {
+        session.rows(rows_.rows, 4, (2 * ELEMENT_MACS + low_rank) * site.in, [&](int first, int last) {
             float * d = masked_.data() + static_cast<std::size_t>(first) * site.in;
             std::memset(d, 0, sizeof(float) * (last - first) * site.in);
             kernels().gemm_nn(du + static_cast<std::size_t>(first) * pairs.ranks, pairs.ranks, last - first, v + pairs.a, site.in,
@@ -284,15 +287,17 @@ void BlockContext::site_backward(Session & session, int layer, SiteId id, const 
 }
 
 void BlockContext::forward(Session & session, int layer, Activations & a, float * out) {
-    const Layer &    w        = model_.layers[layer];
-    const int        d        = h_.embedding;
-    const auto       qkv_row  = static_cast<std::size_t>(h_.q_width()) + 2 * h_.kv_width();
-    const auto &     rotation = h_.local[layer] ? local_ : global_;
-    const SiteShape & qkv     = shapes_[static_cast<std::size_t>(layer) * SITE_COUNT + SITE_QKV];
-    const int        rows     = rows_.rows;
-    const auto       at       = [](auto * p, int row, std::size_t width) { return p + row * width; };
+    const Layer &     w        = model_.layers[layer];
+    const int         d        = h_.embedding;
+    const auto        qkv_row  = static_cast<std::size_t>(h_.q_width()) + 2 * h_.kv_width();
+    const auto &      rotation = h_.local[layer] ? local_ : global_;
+    const SiteShape & qkv      = shapes_[static_cast<std::size_t>(layer) * SITE_COUNT + SITE_QKV];
+    const int         rows     = rows_.rows;
+    const auto        at       = [](auto * p, int row, std::size_t width) {
+        return p + row * width;
+    };
 
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             rms_norm(at(a.x.data(), row, d), floats_of(w.attn_norm), d, h_.norm_epsilon, at(normed_.data(), row, d));
         }
@@ -300,7 +305,7 @@ void BlockContext::forward(Session & session, int layer, Activations & a, float 
     site_forward(session, layer, SITE_QKV, normed_.data(), a.qkv.data(), a.u[SITE_QKV].data());
     require(qkv.offset[0] == 0 && qkv.offset[1] == h_.q_width() && qkv.offset[2] == h_.q_width() + h_.kv_width(),
             "architecture_unsupported", "queries, keys and values are not in their usual order");
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * static_cast<double>(qkv_row), [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             float * q = at(a.qkv.data(), row, qkv_row);
             for (int head = 0; head < h_.heads + h_.kv_heads; ++head) {
@@ -317,7 +322,7 @@ void BlockContext::forward(Session & session, int layer, Activations & a, float 
     attention_forward(session, attention_shape(layer), a.qkv.data(), a.attended.data(), a.lse.data(), attention_);
     float * mixed = h_.post_norms ? a.mixed.data() : a.middle.data();
     site_forward(session, layer, SITE_ATTN_OUTPUT, a.attended.data(), mixed, a.u[SITE_ATTN_OUTPUT].data());
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             float * middle = at(a.middle.data(), row, d);
             if (h_.post_norms) {
@@ -329,14 +334,14 @@ void BlockContext::forward(Session & session, int layer, Activations & a, float 
     });
     site_forward(session, layer, SITE_GATE_UP, normed_.data(), a.gate_up.data(), a.u[SITE_GATE_UP].data());
     const int ff = h_.feed_forward;
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * ff, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             const float * g = at(a.gate_up.data(), row, 2 * static_cast<std::size_t>(ff));
             kernels().gate(g, g + ff, ff, h_.activation == Activation::gelu, at(wide_.data(), row, ff));
         }
     });
     site_forward(session, layer, SITE_DOWN, wide_.data(), h_.post_norms ? a.made.data() : out, a.u[SITE_DOWN].data());
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             if (h_.post_norms) {
                 rms_norm(at(a.made.data(), row, d), floats_of(w.ffn_post_norm), d, h_.norm_epsilon, at(out, row, d));
@@ -353,10 +358,12 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
     const int     rows     = rows_.rows;
     const auto    qkv_row  = static_cast<std::size_t>(h_.q_width()) + 2 * h_.kv_width();
     const auto &  rotation = h_.local[layer] ? local_ : global_;
-    const auto    at       = [](auto * p, int row, std::size_t width) { return p + row * width; };
+    const auto    at       = [](auto * p, int row, std::size_t width) {
+        return p + row * width;
+    };
 
     // Feed-forward. The gated values and both norms' outputs are cheaper to compute again than to keep.
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * ff, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             const float * g = at(a.gate_up.data(), row, 2 * static_cast<std::size_t>(ff));
             kernels().gate(g, g + ff, ff, h_.activation == Activation::gelu, at(wide_.data(), row, ff));
@@ -370,7 +377,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
     });
     site_backward(session, layer, SITE_DOWN, wide_.data(), a.u[SITE_DOWN].data(), h_.post_norms ? d_narrow_.data() : dx,
                   d_wide_.data());
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * ff, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             const float * g  = at(a.gate_up.data(), row, 2 * static_cast<std::size_t>(ff));
             float *       dg = at(outputs_.data(), row, 2 * static_cast<std::size_t>(ff));
@@ -378,7 +385,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
         }
     });
     site_backward(session, layer, SITE_GATE_UP, normed_.data(), a.u[SITE_GATE_UP].data(), outputs_.data(), d_wide_.data());
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             rms_norm_back(at(a.middle.data(), row, d), floats_of(w.ffn_norm), at(d_wide_.data(), row, d), d, h_.norm_epsilon,
                           at(dx, row, d));
@@ -398,7 +405,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
     float * d_prefix_v = options_.prefix ? g + parameters_.prefix(layer).v : nullptr;
     attention_backward(session, attention_shape(layer), a.qkv.data(), a.attended.data(), a.lse.data(), d_narrow_.data(),
                        d_wide_.data(), d_prefix_k, d_prefix_v, attention_);
-    session.rows(rows, 1, [&](int first, int last) {
+    session.rows(rows, 1, ELEMENT_MACS * static_cast<double>(qkv_row), [&](int first, int last) {
         std::vector<float> turned(h_.head_dim);
         for (int row = first; row < last; ++row) {
             float * dq = at(d_wide_.data(), row, qkv_row);
@@ -418,7 +425,7 @@ void BlockContext::backward(Session & session, int layer, Activations & a, float
     site_backward(session, layer, SITE_QKV, normed_.data(), a.u[SITE_QKV].data(), d_wide_.data(),
                   below ? outputs_.data() : nullptr);
     if (below) {
-        session.rows(rows, 1, [&](int first, int last) {
+        session.rows(rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
             for (int row = first; row < last; ++row) {
                 rms_norm_back(at(a.x.data(), row, d), floats_of(w.attn_norm), at(outputs_.data(), row, d), d, h_.norm_epsilon,
                               at(dx, row, d));
@@ -439,8 +446,11 @@ std::size_t BlockContext::bytes_for(const Model & model, const TrainerOptions & 
     const auto &      h       = model.h();
     const std::size_t widest  = std::max({ 2 * h.feed_forward, h.q_width() + 2 * h.kv_width(), h.embedding });
     const std::size_t per_row = 2 * h.embedding + h.feed_forward + 3 * widest + 3 * options.rank + widest;
-    const std::size_t scratch = (static_cast<std::size_t>(options.rows_max) + options.prefix_tokens) * (2 * h.head_dim + 64) *
-                                model.backend().threads();
+    AttentionShape    shape{};
+    shape.kv_heads            = h.kv_heads;
+    shape.head_dim            = h.head_dim;
+    shape.prefix              = options.prefix_tokens;
+    const std::size_t scratch = attention_floats(shape, options.rows_max, model.backend().threads());
     return (options.rows_max * per_row + scratch) * sizeof(float);
 }
 

@@ -14,7 +14,7 @@ struct RowsInfo {
     int                  examples = 0;
     const int32_t *      tokens   = nullptr;
     const int32_t *      starts   = nullptr;
-    std::vector<int32_t> positions;  // within the example, after the prefix
+    std::vector<int32_t> positions;    // within the example, after the prefix
     uint64_t             call    = 0;  // which call of the trainer: dropout masks differ between calls
     bool                 adapter = true;
     bool                 dropout = false;
@@ -22,35 +22,36 @@ struct RowsInfo {
 
 // What the way back needs of one block. Sizes in floats per row, in the order in which they are computed.
 struct Activations {
-    Floats x;        // input [embedding]
-    Floats raw;      // q and k before their norms [q + k], models with qk_norm
-    Floats qkv;      // after RoPE [q + 2 kv]
-    Floats attended; // [q]
-    Floats lse;      // [heads]
-    Floats mixed;    // attention's output before its norm [embedding], models with post norms
-    Floats middle;   // after attention [embedding]
-    Floats gate_up;  // [2 feed_forward]
-    Floats made;     // feed-forward's output before its norm [embedding], models with post norms
+    Floats x;              // input [embedding]
+    Floats raw;            // q and k before their norms [q + k], models with qk_norm
+    Floats qkv;            // after RoPE [q + 2 kv]
+    Floats attended;       // [q]
+    Floats lse;            // [heads]
+    Floats mixed;          // attention's output before its norm [embedding], models with post norms
+    Floats middle;         // after attention [embedding]
+    Floats gate_up;        // [2 feed_forward]
+    Floats made;           // feed-forward's output before its norm [embedding], models with post norms
     Floats u[SITE_COUNT];  // scaled low-rank activations [ranks]
 
-    void        resize(const Model & model, const Parameters & parameters, int rows, bool only_input);
-    std::size_t bytes() const;
+    void               resize(const Model & model, const Parameters & parameters, int rows, bool only_input);
+    std::size_t        bytes() const;
     static std::size_t floats_per_row(const Model & model, const Parameters & parameters);
 };
 
 // Everything that blocks share: scratch, and tables of angles.
 class BlockContext {
   public:
-    BlockContext(const Model & model, const TransposedModel * transposed, Parameters & parameters, const TrainerOptions & options);
+    BlockContext(const Model & model, const TransposedModel * transposed, Parameters & parameters,
+                 const TrainerOptions & options);
 
-    void begin(const RowsInfo & rows);
+    void begin(Session & session, const RowsInfo & rows);
 
     // x in `a.x`; fills the rest of `a` and writes the block's output.
     void forward(Session & session, int layer, Activations & a, float * out);
     // dx: gradient of the output, replaced by that of the input (left undefined if `below` is false: nothing is trained there).
     void backward(Session & session, int layer, Activations & a, float * dx, bool below);
 
-    std::size_t bytes() const;
+    std::size_t        bytes() const;
     static std::size_t bytes_for(const Model & model, const TrainerOptions & options);
 
   private:

@@ -94,8 +94,8 @@ void Transposed::load(const Model & model, const WeightFile & file, const std::v
         }
         first += static_cast<int>(count);
     }
-    const ggml_type    type = type_for(base, in);
-    const std::size_t  row  = ggml_row_size(type, in);
+    const ggml_type      type = type_for(base, in);
+    const std::size_t    row  = ggml_row_size(type, in);
     std::vector<uint8_t> bytes(row * out);
     if (type == GGML_TYPE_F32) {
         std::copy_n(reinterpret_cast<const uint8_t *>(turned.data()), bytes.size(), bytes.data());
@@ -139,9 +139,9 @@ static std::vector<std::string> sources_of(int layer, SiteId id) {
 static std::string head_of(const WeightFile & file) { return file.has("output.weight") ? "output.weight" : "token_embd.weight"; }
 
 std::shared_ptr<TransposedModel> TransposedModel::open(const std::shared_ptr<Model> & model, const std::string & path) {
-    static std::mutex                                                guard;
+    static std::mutex                                              guard;
     static std::map<const Model *, std::weak_ptr<TransposedModel>> known;
-    const std::lock_guard<std::mutex>                                lock(guard);
+    const std::lock_guard<std::mutex>                              lock(guard);
     for (auto it = known.begin(); it != known.end();) {
         it = it->second.expired() ? known.erase(it) : std::next(it);
     }

@@ -20,10 +20,10 @@ class Transposed {
     bool        packed() const { return !packed_.empty(); }
     std::size_t bytes() const { return bytes_; }
 
-    int           in  = 0;
-    int           out = 0;
+    int            in  = 0;
+    int            out = 0;
     const Packed & matrix() const { return packed_; }
-    ggml_tensor * weight() const { return weight_; }
+    ggml_tensor *  weight() const { return weight_; }
 
     // Bytes that such a copy will take.
     static std::size_t bytes_for(const Model & model, ggml_type base, int in, int out);

@@ -27,7 +27,7 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
         const int count = static_cast<int>(std::min<std::size_t>(ROWS_AT_ONCE, rows.size() - begin));
         RowLoss * chunk = rows.data() + begin;
         rounded_.resize(count, d);
-        session.rows(count, 1, [&](int first, int last) {
+        session.rows(count, 1, ELEMENT_MACS * d, [&](int first, int last) {
             for (int i = first; i < last; ++i) {
                 rms_norm(x + static_cast<std::size_t>(chunk[i].row) * d, norm, d, h_.norm_epsilon,
                          normed_.data() + static_cast<std::size_t>(i) * d);
@@ -37,15 +37,15 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
             }
         });
         if (packed) {
-            product_packed(session, model_.packed_output.matrix(), rounded_, count, logits_.data(), v,
-                           HEAD_GROUPS_AT_ONCE, [](int, int) {});
+            product_packed(session, model_.packed_output.matrix(), rounded_, count, logits_.data(), v, HEAD_GROUPS_AT_ONCE, 0,
+                           [](int, int) {});
         } else {
             product_ggml(session, model_.backend(), model_.output, normed_.data(), count, logits_.data());
         }
         if (packed_back) {
             rounded_.resize(count, v);
         }
-        session.rows(count, 1, [&](int first, int last) {
+        session.rows(count, 1, ELEMENT_MACS * v, [&](int first, int last) {
             std::vector<float> slope;
             for (int i = first; i < last; ++i) {
                 float * logits = logits_.data() + static_cast<std::size_t>(i) * v;
@@ -57,8 +57,8 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
                         slope[j]      = 1.0F - t * t;
                     }
                 }
-                RowLoss &    row = chunk[i];
-                float        top = 0;
+                RowLoss &    row  = chunk[i];
+                float        top  = 0;
                 const int    best = k.argmax(logits, v, &top);
                 const double sum  = k.exp_sum(logits, v, top, 1.0F);
                 row.loss          = top + std::log(sum) - logits[row.target];
@@ -81,15 +81,16 @@ void Head::run(Session & session, const float * x, std::vector<RowLoss> & rows, 
             continue;
         }
         if (packed_back) {
-            product_packed(session, transposed_->head().matrix().matrix(), rounded_, count, d_normed_.data(), d,
-                           GROUPS_AT_ONCE, [](int, int) {});
+            product_packed(session, transposed_->head().matrix().matrix(), rounded_, count, d_normed_.data(), d, GROUPS_AT_ONCE,
+                           0, [](int, int) {});
         } else {
             product_ggml(session, model_.backend(), transposed_->head().weight(), logits_.data(), count, d_normed_.data());
         }
-        session.rows(count, 1, [&](int first, int last) {
+        session.rows(count, 1, ELEMENT_MACS * d, [&](int first, int last) {
             for (int i = first; i < last; ++i) {
-                rms_norm_back(x + static_cast<std::size_t>(chunk[i].row) * d, norm, d_normed_.data() + static_cast<std::size_t>(i) * d,
-                              d, h_.norm_epsilon, dx + static_cast<std::size_t>(chunk[i].row) * d);
+                rms_norm_back(x + static_cast<std::size_t>(chunk[i].row) * d, norm,
+                              d_normed_.data() + static_cast<std::size_t>(i) * d, d, h_.norm_epsilon,
+                              dx + static_cast<std::size_t>(chunk[i].row) * d);
             }
         });
     }

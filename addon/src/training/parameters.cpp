@@ -63,14 +63,16 @@ void Parameters::place(const Model & model, const TrainerOptions & options) {
 // A uniform in ±1/√in (PEFT's Kaiming initialisation with a = √5), B = 0. A prefix small and normal.
 void Parameters::initialise(const Model & model, const TrainerOptions & options) {
     const uint64_t key  = mix(options.seed);
-    const auto     draw = [&](std::size_t at) { return unit(mix(key + at)); };
+    const auto     draw = [&](std::size_t at) {
+        return unit(mix(key + at));
+    };
     for (int layer = 0; layer < model.h().layers; ++layer) {
         if (options.prefix) {
             const std::size_t count = static_cast<std::size_t>(options.prefix_tokens) * model.h().kv_width();
             for (const std::size_t first : { prefix(layer).k, prefix(layer).v }) {
                 for (std::size_t i = first; i < first + count; ++i) {
                     // Box-Muller with the second number left unused.
-                    const float r = std::sqrt(-2.0F * std::log(1.0F - draw(2 * i)));
+                    const float r     = std::sqrt(-2.0F * std::log(1.0F - draw(2 * i)));
                     values_.data()[i] = 0.02F * r * std::cos(6.283185307F * draw(2 * i + 1));
                 }
             }
@@ -94,7 +96,7 @@ Parameters::Update Parameters::update(Session & session, const UpdateOptions & o
     const int           pieces = static_cast<int>((size_ + PIECE - 1) / PIECE);
     std::vector<double> squares(pieces, 0.0);
     const float *       g = gradients_.data();
-    session.items(pieces, [&](int piece, int) {
+    session.items(pieces, ELEMENT_MACS / 4 * PIECE, [&](int piece, int) {
         double total = 0;
         for (std::size_t i = piece * PIECE; i < std::min(size_, (piece + 1) * PIECE); ++i) {
             total += static_cast<double>(g[i]) * g[i];
@@ -108,15 +110,15 @@ Parameters::Update Parameters::update(Session & session, const UpdateOptions & o
     const Update result = { std::sqrt(total), std::isfinite(total) };
     if (result.applied) {
         ++steps_;
-        const auto  t         = static_cast<double>(steps_);
-        const float clip      = o.clip_norm > 0 ? static_cast<float>(std::min(1.0, o.clip_norm / (result.norm + 1e-6))) : 1.0F;
-        const auto  beta1     = static_cast<float>(o.beta1);
-        const auto  beta2     = static_cast<float>(o.beta2);
-        const auto  decay     = static_cast<float>(1.0 - o.learning_rate * o.weight_decay);
-        const auto  rate      = static_cast<float>(o.learning_rate / (1.0 - std::pow(o.beta1, t)));
-        const auto  inverse   = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t)));
-        const auto  epsilon   = static_cast<float>(o.epsilon);
-        session.items(pieces, [&](int piece, int) {
+        const auto  t       = static_cast<double>(steps_);
+        const float clip    = o.clip_norm > 0 ? static_cast<float>(std::min(1.0, o.clip_norm / (result.norm + 1e-6))) : 1.0F;
+        const auto  beta1   = static_cast<float>(o.beta1);
+        const auto  beta2   = static_cast<float>(o.beta2);
+        const auto  decay   = static_cast<float>(1.0 - o.learning_rate * o.weight_decay);
+        const auto  rate    = static_cast<float>(o.learning_rate / (1.0 - std::pow(o.beta1, t)));
+        const auto  inverse = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t)));
+        const auto  epsilon = static_cast<float>(o.epsilon);
+        session.items(pieces, ELEMENT_MACS * PIECE, [&](int piece, int) {
             float * p = values_.data();
             float * m = first_.data();
             float * v = second_.data();
@@ -128,7 +130,10 @@ Parameters::Update Parameters::update(Session & session, const UpdateOptions & o
             }
         });
     }
-    std::memset(gradients_.data(), 0, size_ * sizeof(float));
+    session.items(pieces, ELEMENT_MACS / 4 * PIECE, [&](int piece, int) {
+        const std::size_t first = piece * PIECE;
+        std::memset(gradients_.data() + first, 0, (std::min(size_, first + PIECE) - first) * sizeof(float));
+    });
     return result;
 }
 

@@ -56,7 +56,7 @@ class Parameters {
 
     Parameters(const Model & model, const TrainerOptions & options);
 
-    std::size_t         size() const { return size_; }
+    std::size_t size() const { return size_; }
     // Without the padding between arrays.
     std::size_t         trained() const { return trained_; }
     const SitePairs &   site(int layer, SiteId id) const { return sites_[static_cast<std::size_t>(layer) * SITE_COUNT + id]; }

@@ -9,6 +9,19 @@ namespace mf {
 
 static constexpr char MAGIC[8] = { 'm', 'f', 't', 'r', 'a', 'i', 'n', '1' };
 
+// Copies [rows][width] floats, or clears them.
+static void copy_rows(Session & session, const float * from, int rows, int width, float * to) {
+    session.rows(rows, 16, ELEMENT_MACS / 4 * width, [&](int first, int last) {
+        const std::size_t at    = static_cast<std::size_t>(first) * width;
+        const std::size_t bytes = sizeof(float) * (last - first) * width;
+        if (from != nullptr) {
+            std::memcpy(to + at, from + at, bytes);
+        } else {
+            std::memset(to + at, 0, bytes);
+        }
+    });
+}
+
 Trainer::Trainer(std::shared_ptr<Model> model, const std::string & path, const TrainerOptions & options)
     : model_(std::move(model)),
       options_(options),
@@ -66,7 +79,7 @@ const float * Trainer::forward(Session & session, const TrainingRows & rows, con
     const auto &      h     = model_->h();
     const int         d     = h.embedding;
     const std::size_t width = static_cast<std::size_t>(rows.rows) * d;
-    blocks_.begin(info);
+    blocks_.begin(session, info);
     top_.resize(width);
     if (!keep || options_.recompute) {
         shared_.resize(*model_, parameters_, rows.rows, false);
@@ -74,8 +87,8 @@ const float * Trainer::forward(Session & session, const TrainingRows & rows, con
     for (int layer = 0; keep && layer < h.layers; ++layer) {
         kept_[layer].resize(*model_, parameters_, rows.rows, options_.recompute);
     }
-    float *             x         = keep ? kept_[0].x.data() : shared_.x.data();
-    session.rows(rows.rows, 1, [&](int first, int last) {
+    float * x = keep ? kept_[0].x.data() : shared_.x.data();
+    session.rows(rows.rows, 1, ELEMENT_MACS * d, [&](int first, int last) {
         for (int row = first; row < last; ++row) {
             embed_token(*model_, rows.tokens[row], x + static_cast<std::size_t>(row) * d);
         }
@@ -88,11 +101,11 @@ const float * Trainer::forward(Session & session, const TrainingRows & rows, con
         }
         // One set of activations for all blocks: its input is swapped in, its output goes to the next block's input.
         if (keep) {
-            std::memcpy(shared_.x.data(), kept_[layer].x.data(), sizeof(float) * width);
+            copy_rows(session, kept_[layer].x.data(), rows.rows, d, shared_.x.data());
         }
         blocks_.forward(session, layer, shared_, top_.data());
         if (!last) {
-            std::memcpy(keep ? kept_[layer + 1].x.data() : shared_.x.data(), top_.data(), sizeof(float) * width);
+            copy_rows(session, top_.data(), rows.rows, d, keep ? kept_[layer + 1].x.data() : shared_.x.data());
         }
     }
     return top_.data();
@@ -102,7 +115,7 @@ void Trainer::backward(Session & session) {
     const auto & h = model_->h();
     for (int layer = h.layers - 1; layer >= 0; --layer) {
         if (options_.recompute) {
-            std::memcpy(shared_.x.data(), kept_[layer].x.data(), sizeof(float) * dx_rows_ * h.embedding);
+            copy_rows(session, kept_[layer].x.data(), dx_rows_, h.embedding, shared_.x.data());
             blocks_.forward(session, layer, shared_, top_.data());
         }
         blocks_.backward(session, layer, of(layer), dx_.data(), layer > 0);
@@ -142,7 +155,7 @@ LossSums Trainer::accumulate(const TrainingRows & rows, double divisor) {
     const float * x = forward(session, rows, info, true);
     dx_rows_        = rows.rows;
     dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
-    std::memset(dx_.data(), 0, sizeof(float) * rows.rows * model_->h().embedding);
+    copy_rows(session, nullptr, rows.rows, model_->h().embedding, dx_.data());
     head_.run(session, x, list, dx_.data(), divisor);
     backward(session);
     return sums_of(list);
@@ -198,7 +211,7 @@ PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const d
     }
     dx_rows_ = rows.rows;
     dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
-    std::memset(dx_.data(), 0, sizeof(float) * rows.rows * model_->h().embedding);
+    copy_rows(session, nullptr, rows.rows, model_->h().embedding, dx_.data());
     head_.run(session, x, list, dx_.data(), divisor);
     backward(session);
     return sums;
@@ -207,7 +220,7 @@ PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const d
 LossSums Trainer::evaluate(const TrainingRows & rows, bool adapter) {
     TrainingLease lease(options_.share);
     Session       session(team_, &lease);
-    auto    list = counted(rows);
+    auto          list = counted(rows);
     if (!list.empty()) {
         head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
     }
@@ -217,7 +230,7 @@ LossSums Trainer::evaluate(const TrainingRows & rows, bool adapter) {
 std::vector<double> Trainer::log_probabilities(const TrainingRows & rows, bool adapter) {
     TrainingLease lease(options_.share);
     Session       session(team_, &lease);
-    auto    list = counted(rows);
+    auto          list = counted(rows);
     if (!list.empty()) {
         head_.run(session, forward(session, rows, begin(rows, adapter, false), false), list, nullptr, 1);
     }

@@ -38,7 +38,7 @@ void operation(mf::Session & session, long who, int weight, bool broken) {
     bool       caught = false;
     session.breathe();
     try {
-        session.items(ITEMS, [&](int item, int thread) {
+        session.items(ITEMS, 0, [&](int item, int thread) {
             if (thread < 0 || thread >= session.threads() || (thread == 0) != (std::this_thread::get_id() == mine)) {
                 fail("a wrong thread number");
             }
