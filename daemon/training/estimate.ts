@@ -6,7 +6,7 @@ import type { TrialRates } from './messages.ts';
 import type { TrainingWorkers } from './pool.ts';
 import type { Estimate, EstimateRequest, Recipe } from './protocol.ts';
 import type { RunFiles } from './run-data.ts';
-import { trialSeconds } from './trial.ts';
+import { PUBLISH_SECONDS, trialSeconds } from './trial.ts';
 
 export interface EstimatorOptions {
   workers: Pick<TrainingWorkers, 'trial'>;
@@ -75,8 +75,9 @@ function guessed(tokensPerSecond: number | null): TrialRates | null {
     setupSeconds: 1,
     secondsPerRow,
     evaluateSecondsPerRow: FORWARD_SHARE * secondsPerRow,
+    referenceSecondsPerRow: FORWARD_SHARE * secondsPerRow,
     updateSeconds: 0,
-    saveSeconds: 0.1,
+    saveSeconds: PUBLISH_SECONDS,
   };
 }
 

@@ -75,6 +75,8 @@ export interface TrialRates {
   setupSeconds: number;
   secondsPerRow: number;
   evaluateSecondsPerRow: number;
+  /** dpo only: rating the answers by the base, which is done once for each. */
+  referenceSecondsPerRow: number;
   updateSeconds: number;
   saveSeconds: number;
 }
