@@ -8,12 +8,12 @@ import { isDiskFull } from './disk.ts';
 import type { EventLog } from './event-log.ts';
 import type { Progress } from './messages.ts';
 import type { NamedBytes } from './peft-folder.ts';
-import { learningRate, type Plan, type PlanItem, packInParts, type Step } from './plan.ts';
+import { learningRate, type Plan, type PlanItem, type Step } from './plan.ts';
 import type { CheckpointMetrics, Recipe, RunCheckpoint, StepMetrics } from './protocol.ts';
-import { mix, shuffle } from './random.ts';
 import type { RunData } from './run-data.ts';
 import { RunError } from './run-error.ts';
 import type { ResumePoint, RunFolder, StepSums } from './run-folder.ts';
+import { add, Validation } from './validation.ts';
 
 export type Command = 'run' | 'pause' | 'cancel' | 'stop';
 
@@ -47,11 +47,6 @@ export interface CheckpointFacts {
 
 export type LoopOutcome = 'succeeded' | 'paused' | 'cancelled' | 'stopped';
 
-interface Validation {
-  loss: number;
-  accuracy: number;
-}
-
 /** Thrown to leave whatever is under way; never leaves this file. */
 class Interrupted extends Error {
   readonly command: Exclude<Command, 'run'>;
@@ -78,12 +73,12 @@ export class TrainingLoop {
   private warnedOfDisk = false;
   /** Seconds and tokens of the last steps, for rate and time left. */
   private readonly recent: { seconds: number; tokens: number }[] = [];
-  /** Σ log p of the two answers of a pair under the base, by example. */
-  private readonly references = new Map<RunData, Map<number, [number, number]>>();
+  private readonly validation: Validation;
   private lastReported: number;
 
   constructor(options: LoopOptions) {
     this.o = options;
+    this.validation = new Validation(options, () => this.check());
     this.lastReported = options.events.summary.lastMetrics?.step ?? 0;
   }
 
@@ -151,7 +146,7 @@ export class TrainingLoop {
       this.check();
       const rows = data.rows(items);
       if (recipe.method.type === 'dpo') {
-        const reference = this.referencesOf(data, items);
+        const reference = this.validation.referencesOf(data, items);
         const got = trainer.accumulatePreference(rows, reference, recipe.method.beta, divisor);
         add(sums, got);
         sums.preferred += got.preferred;
@@ -194,13 +189,13 @@ export class TrainingLoop {
     if (validation !== null) {
       let watched: number | null = null;
       if (every !== undefined && (step.step % every === 0 || step.step === plan.steps)) {
-        const sample = this.validate(validation, this.sampleOf(validation));
+        const sample = this.validation.measure(validation, this.validation.sampleOf(validation));
         metrics.validLoss = sample.loss;
         metrics.validMeanTokenAccuracy = sample.accuracy;
         watched = sample.loss;
       }
       if (ends) {
-        const full = this.validate(validation, validation.examples.flat());
+        const full = this.validation.measure(validation, validation.examples.flat());
         metrics.fullValidLoss = full.loss;
         metrics.fullValidMeanTokenAccuracy = full.accuracy;
         // One measure for the whole run: the sample where there is one.
@@ -320,57 +315,6 @@ export class TrainingLoop {
     return { ...before, waited, stopped: waited >= rule.patience };
   }
 
-  private validate(data: RunData, items: readonly PlanItem[]): Validation {
-    const { recipe, trainer, rowsMax } = this.o;
-    const total = { loss: 0, weight: 0, correct: 0, counted: 0 };
-    for (const batch of packInParts(items, rowsMax, recipe.packing)) {
-      this.check();
-      const rows = data.rows(batch);
-      if (recipe.method.type !== 'dpo') {
-        add(total, trainer.evaluate(rows, true));
-        continue;
-      }
-      const reference = this.referencesOf(data, batch);
-      const own = trainer.logProbabilities(rows, true);
-      for (let pair = 0; pair < batch.length; pair++) {
-        const gain = (i: number) => (own[i] as number) - (reference[i] as number);
-        const margin = recipe.method.beta * (gain(2 * pair) - gain(2 * pair + 1));
-        total.loss += Math.log1p(Math.exp(-Math.abs(margin))) + Math.max(0, -margin);
-        total.weight += 1;
-        total.correct += margin > 0 ? 1 : 0;
-        total.counted += 1;
-      }
-    }
-    return { loss: total.loss / total.weight, accuracy: total.correct / total.counted };
-  }
-
-  /** The same examples at every validation, so that their losses can be compared. */
-  private sampleOf(data: RunData): PlanItem[] {
-    const order = Int32Array.from(data.examples, (_, index) => index);
-    shuffle(order, mix(this.o.recipe.seed, -1));
-    return [...order.subarray(0, TRAINING_LIMITS.validationSample)].flatMap(
-      (index) => data.examples[index] as PlanItem[],
-    );
-  }
-
-  /** Each pair is computed by itself, once: what it is does not depend on what it was packed with, nor on a restart. */
-  private referencesOf(data: RunData, items: readonly PlanItem[]): Float64Array {
-    const known = this.references.get(data) ?? new Map<number, [number, number]>();
-    this.references.set(data, known);
-    const out = new Float64Array(items.length * 2);
-    for (const [i, item] of items.entries()) {
-      let pair = known.get(item.example);
-      if (pair === undefined) {
-        this.check();
-        const [chosen, rejected] = this.o.trainer.logProbabilities(data.rows([item]), false);
-        pair = [chosen as number, rejected as number];
-        known.set(item.example, pair);
-      }
-      out.set(pair, 2 * i);
-    }
-    return out;
-  }
-
   private stepMetrics(step: Step, sums: StepSums, metrics: CheckpointMetrics): StepMetrics {
     const { plan } = this.o;
     const seconds = this.recent.reduce((sum, one) => sum + one.seconds, 0);
@@ -436,13 +380,6 @@ export class TrainingLoop {
   private message(level: 'info' | 'warn', message: string): void {
     this.o.events.append({ level, type: 'message', message, data: null });
   }
-}
-
-function add(sums: { loss: number; weight: number; correct: number; counted: number }, got: typeof sums): void {
-  sums.loss += got.loss;
-  sums.weight += got.weight;
-  sums.correct += got.correct;
-  sums.counted += got.counted;
 }
 
 function meanLoss(sums: StepSums): number {
