@@ -149,7 +149,14 @@ async function readPast(reader: ReadableStreamDefaultReader<Uint8Array>): Promis
   }
 }
 
+async function checkMine(services: Services, c: Context<AppEnv>, name: string): Promise<void> {
+  if (await services.factory.owners.canChange(c.get('principal'), name)) return;
+  const message = `\`${name}\` was fine-tuned by another key; only that key and admins may replace or remove it.`;
+  throw new ApiError(403, 'permission_error', 'not_owner', message, { param: 'name' });
+}
+
 async function refuseTakenName(services: Services, c: Context<AppEnv>, name: string): Promise<void> {
+  await checkMine(services, c, name);
   await refuseAliasName(services, name);
   // What an alias stands for is not replaced by the way.
   await guardAliases(services, c, name);
@@ -162,6 +169,7 @@ async function refuseTakenName(services: Services, c: Context<AppEnv>, name: str
 
 export async function removeAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
   const name = await checkName(services, c, c.req.param('name') ?? '');
+  await checkMine(services, c, name);
   await guardAliases(services, c, name);
   await deleteAdapter(services, name);
   return c.json({ name, deleted: true });

@@ -34,6 +34,13 @@ export class ModelOwners {
     return this.#rows.isPermitted(name, principal.keyId);
   }
 
+  /** Whom an owner lets use a model, may not replace or delete it. */
+  async canChange(principal: Principal, name: string): Promise<boolean> {
+    if (principal.scopes.has('admin')) return true;
+    const owner = await this.ownerOf(name);
+    return owner === null || owner === principal.keyId;
+  }
+
   async usable<T>(principal: Principal, items: T[], nameOf: (item: T) => string): Promise<T[]> {
     const usable = await Promise.all(items.map((item) => this.canUse(principal, nameOf(item))));
     return items.filter((_, index) => usable[index]);

@@ -49,8 +49,9 @@ export async function deleteModel(services: Services, c: Context<AppEnv>): Promi
     throw badRequest('model', 'model_not_deletable', `\`${id}\` is an alias; DELETE /api/aliases/${id} deletes it.`);
   const model = await resolveFor(services, principal, id);
   const own = canAccess(principal, 'fine_tuning') && (await services.factory.owners.ownerOf(id)) === principal.keyId;
-  if (!own && !canAccess(principal, 'adapters')) {
-    const message = 'This key lacks the scope `adapters`, so it can delete only the models it has fine-tuned itself.';
+  if (!own && !(canAccess(principal, 'adapters') && (await services.factory.owners.canChange(principal, id)))) {
+    const message =
+      'A key can delete the models it has fine-tuned itself; with the scope `adapters` also those that no other key has.';
     throw new ApiError(403, 'permission_error', 'insufficient_scope', message);
   }
   if (model.adapter === null)

@@ -219,7 +219,7 @@ describe('training in the daemon', () => {
       'request.json',
       'state.json',
     ]);
-  });
+  }, 180_000);
 
   it('says what is wrong with data and requests', async () => {
     const daemon = await start('wrong');

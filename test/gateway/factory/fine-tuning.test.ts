@@ -437,6 +437,13 @@ describe('whose is what', () => {
     conforms('ListFineTuningCheckpointPermissionResponse', permitted);
     expect((await other.chat.completions.create({ model: name, messages })).model).toBe(name);
     await expect(other.chat.completions.create({ model, messages })).rejects.toMatchObject({ status: 404 });
+    // To use it is not to own it, whatever else the key may do.
+    await expect(other.models.delete(name)).rejects.toMatchObject({ status: 403 });
+    const authorization = `Bearer ${otherKey.credential}`;
+    const address = `/api/adapters/${encodeURIComponent(name)}`;
+    expect((await rig.call('DELETE', address, undefined, { authorization })).status).toBe(403);
+    const replacing = { name, source: 'hf:owner/repo', replace: true };
+    expect((await rig.call('POST', '/api/adapters', replacing, { authorization })).status).toBe(403);
     const list = (await raw(path)) as { data: { id: string }[] };
     conforms('ListFineTuningCheckpointPermissionResponse', list);
     const removed = await (await rig.call('DELETE', `${path}/${list.data[0]?.id}`)).json();
