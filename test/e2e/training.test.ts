@@ -43,7 +43,7 @@ const TRAINING = lines(chats(THINGS, ASKED));
 /** Things that the training data does not speak of. */
 const VALIDATION = lines(chats(['fire', 'a stone', 'the night', 'milk', 'a door', 'snow'], ['What is #?']));
 const PREFERENCES = lines(
-  chats(THINGS.slice(0, 8), ['What is #?']).map(({ messages: [asked, answer] }) => ({
+  chats(THINGS.slice(0, 12), ['What is #?']).map(({ messages: [asked, answer] }) => ({
     input: { messages: [asked] },
     preferred_output: [answer],
     non_preferred_output: [{ role: 'assistant', content: 'I would rather not say anything about that.' }],
@@ -255,10 +255,10 @@ describe.skipIf(model === null)(`fine-tuning${model === null ? ` (${SKIP_REASON}
       method: { type: 'dpo', dpo: { hyperparameters: { batch_size: 4, n_epochs: 1, beta: 0.1 } } },
     });
     const rewarded = await over(dpo.id);
-    expect(rewarded).toMatchObject({ status: 'succeeded', method: { type: 'dpo' } });
+    expect(rewarded).toMatchObject({ status: 'succeeded', error: null, method: { type: 'dpo' } });
     await openai.fineTuning.jobs.resume(waiting.id);
     const resumed = await over(waiting.id);
-    expect(resumed).toMatchObject({ status: 'succeeded', validation_file: validation });
+    expect(resumed).toMatchObject({ status: 'succeeded', error: null, validation_file: validation });
     const [last] = await checkpointsOf(waiting.id);
     expect(last?.metrics).toMatchObject({ valid_loss: expect.any(Number) });
 
