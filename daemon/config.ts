@@ -66,7 +66,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
   if (training !== 'on' && training !== 'off') {
     throw new ConfigError(`MODELFACTORY_TRAINING is "${training}"; it may be on or off.`);
   }
-  const trainingShare = Number(env.MODELFACTORY_TRAINING_SHARE || 0.3);
+  const trainingShare = Number(env.MODELFACTORY_TRAINING_SHARE || 0.25);
   if (!(trainingShare >= 0.05 && trainingShare <= 0.95)) {
     throw new ConfigError(
       `MODELFACTORY_TRAINING_SHARE is "${env.MODELFACTORY_TRAINING_SHARE}"; it may be a number from 0.05 to 0.95.`,

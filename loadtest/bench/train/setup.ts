@@ -46,7 +46,7 @@ export interface TrainBenchOptions {
 }
 
 /** Training's share of the time while chats run: the product's default. */
-const SHARE = 0.3;
+const SHARE = 0.25;
 
 export const TRAIN_DEFAULTS: Omit<TrainBenchOptions, 'modelPath'> = {
   only: PARTS,
