@@ -189,7 +189,15 @@ Napi::Value TrainerObject::pairs(const Napi::CallbackInfo & info) {
 }
 
 Napi::Value TrainerObject::gradients(const Napi::CallbackInfo & info) {
-    return guarded(info.Env(), [&]() -> Napi::Value { return pairs_from(info.Env(), get(), get().parameters().gradients()); });
+    return guarded(info.Env(), [&]() -> Napi::Value {
+        Trainer &          trainer = get();
+        const float *      scaled  = trainer.parameters().gradients();
+        std::vector<float> values(scaled, scaled + trainer.parameters().size());
+        for (float & value : values) {
+            value /= GRADIENT_SCALE;
+        }
+        return pairs_from(info.Env(), trainer, values.data());
+    });
 }
 
 Napi::Value TrainerObject::set_pairs(const Napi::CallbackInfo & info) {

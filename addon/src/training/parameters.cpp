@@ -99,7 +99,8 @@ Parameters::Update Parameters::update(Session & session, const UpdateOptions & o
     session.items(pieces, ELEMENT_MACS / 4 * PIECE, [&](int piece, int) {
         double total = 0;
         for (std::size_t i = piece * PIECE; i < std::min(size_, (piece + 1) * PIECE); ++i) {
-            total += static_cast<double>(g[i]) * g[i];
+            const double gi = g[i] / GRADIENT_SCALE;
+            total += gi * gi;
         }
         squares[piece] = total;
     });
@@ -123,7 +124,7 @@ Parameters::Update Parameters::update(Session & session, const UpdateOptions & o
             float * m = first_.data();
             float * v = second_.data();
             for (std::size_t i = piece * PIECE; i < std::min(size_, (piece + 1) * PIECE); ++i) {
-                const float gi = g[i] * clip;
+                const float gi = g[i] / GRADIENT_SCALE * clip;
                 m[i]           = beta1 * m[i] + (1.0F - beta1) * gi;
                 v[i]           = beta2 * v[i] + (1.0F - beta2) * gi * gi;
                 p[i]           = p[i] * decay - rate * m[i] / (std::sqrt(v[i]) * inverse + epsilon);

@@ -23,6 +23,11 @@ struct TrainerOptions {
     float                          share         = 0.3F;
 };
 
+// Gradients are computed this many times too large. Products on the way back round their inputs to 8 bits with a float16 scale
+// per block, and without it those scales would lie among float16's smallest numbers, which have few bits or none (Micikevicius
+// et al. 2018, loss scaling). A power of two: it changes nothing else.
+inline constexpr float GRADIENT_SCALE = 16384.0F;
+
 struct UpdateOptions {
     double learning_rate;
     double beta1;
@@ -65,7 +70,7 @@ class Parameters {
 
     float *       values() { return values_.data(); }
     const float * values() const { return values_.data(); }
-    float *       gradients() { return gradients_.data(); }
+    float *       gradients() { return gradients_.data(); }  // times GRADIENT_SCALE
     std::size_t   bytes() const { return 4 * size_ * sizeof(float); }
 
     struct Update {

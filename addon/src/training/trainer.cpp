@@ -156,7 +156,7 @@ LossSums Trainer::accumulate(const TrainingRows & rows, double divisor) {
     dx_rows_        = rows.rows;
     dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
     copy_rows(session, nullptr, rows.rows, model_->h().embedding, dx_.data());
-    head_.run(session, x, list, dx_.data(), divisor);
+    head_.run(session, x, list, dx_.data(), divisor / GRADIENT_SCALE);
     backward(session);
     return sums_of(list);
 }
@@ -212,7 +212,7 @@ PreferenceSums Trainer::accumulate_preference(const TrainingRows & rows, const d
     dx_rows_ = rows.rows;
     dx_.resize(static_cast<std::size_t>(rows.rows) * model_->h().embedding);
     copy_rows(session, nullptr, rows.rows, model_->h().embedding, dx_.data());
-    head_.run(session, x, list, dx_.data(), divisor);
+    head_.run(session, x, list, dx_.data(), divisor / GRADIENT_SCALE);
     backward(session);
     return sums;
 }
