@@ -154,6 +154,25 @@ describe('what was trained', () => {
     }
   });
 
+  test('quantised bases: a gradient that a large divisor makes tiny keeps its bits', () => {
+    const tiny = writeTinyModel('llama', nextFile(), { type: 'q4_1', layers: 2, seed: 3 });
+    withModel(tiny, (model) =>
+      withTrainer(model, (trainer) => {
+        const rows = caseRows(tiny.vocabulary);
+        trainer.setPairs(casePairs(tiny));
+        const gradientWith = (divisor: number): number[] => {
+          trainer.accumulate(rows, divisor);
+          const all = trainer.gradients().flatMap((p) => [...p.a, ...p.b].map((x) => x * divisor));
+          trainer.update({ ...STEP, learningRate: 0, weightDecay: 0 });
+          return all;
+        };
+        const [usual, tinyOnes] = [gradientWith(1), gradientWith(2 ** 14)];
+        const error = Math.hypot(...usual.map((x, i) => x - (tinyOnes[i] as number))) / Math.hypot(...usual);
+        expect(error).toBeLessThan(1e-2);
+      }),
+    );
+  });
+
   test('a prefix: gradient by finite differences through training, and the engine continues from it', () => {
     for (const name of ['llama', 'qwen3'] as const) {
       const tiny = caseModel(name, nextFile());
