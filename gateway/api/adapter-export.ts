@@ -48,7 +48,7 @@ async function allowed(services: Services, c: Context<AppEnv>): Promise<{ name: 
       'Taking out an adapter that was added to this server needs the scope `adapters`.',
     );
   }
-  if (owner !== null && owner !== principal.keyId) throw modelNotFound(name);
+  if (owner !== null && owner !== principal.ownerId) throw modelNotFound(name);
   return { name, holder };
 }
 

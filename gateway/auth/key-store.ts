@@ -6,10 +6,10 @@
 import { and, desc, eq, isNull } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import type { Database } from '../db/open.ts';
-import { type KeyRow, keys } from '../db/schema.ts';
+import { type KeyRow, keys, type UserRow, users } from '../db/schema.ts';
 import { randomBase64Url, randomId, type Sha256Hex } from '../http/ids.ts';
 import { limits } from '../limits.ts';
-import type { Principal, Scope } from './scopes.ts';
+import { effectiveScopes, type Principal, type Scope } from './scopes.ts';
 
 const CREDENTIAL = /^mf-[A-Za-z0-9_-]{43}$/;
 
@@ -25,6 +25,8 @@ export interface KeyLimits {
 export interface NewKey extends KeyLimits {
   name: string;
   scopes: Scope[];
+  /** Whose it is; none: the operator's. */
+  userId?: string | null;
 }
 
 export type KeyPatch = KeyLimits & { name?: string };
@@ -57,10 +59,11 @@ export class KeyStore {
     if (entry === undefined) {
       const epoch = this.#epoch;
       const [row] = await this.#db
-        .select()
+        .select({ key: keys, user: users })
         .from(keys)
+        .leftJoin(users, eq(users.id, keys.userId))
         .where(and(eq(keys.hash, hash), isNull(keys.revokedAt)));
-      entry = { principal: row === undefined ? null : await principalOf(row, this.#sha256Hex) };
+      entry = { principal: row === undefined ? null : await principalOf(row.key, row.user, this.#sha256Hex) };
       const ttl = entry.principal === null ? Math.min(limits.unknownKeyCacheMs, this.#cacheMs) : this.#cacheMs;
       if (epoch === this.#epoch) this.#cache.set(hash, entry, { ttl });
     }
@@ -74,6 +77,7 @@ export class KeyStore {
     const credential = `mf-${randomBase64Url(32)}`;
     const values = {
       id: `key_${randomId()}`,
+      userId: input.userId ?? null,
       name: input.name,
       hash: await this.#sha256Hex(credential),
       hint: `${credential.slice(0, 7)}…`,
@@ -108,6 +112,12 @@ export class KeyStore {
     return row ?? null;
   }
 
+  /** A user's role or state changed: what is remembered of the user's keys no longer holds. */
+  forgetUsers(): void {
+    this.#epoch += 1;
+    this.#cache.clear();
+  }
+
   async revoke(id: string): Promise<KeyRow | null> {
     const current = await this.find(id);
     if (current === null) return null;
@@ -119,12 +129,19 @@ export class KeyStore {
   }
 }
 
-async function principalOf(row: KeyRow, sha256Hex: Sha256Hex): Promise<Principal> {
+/** null: the key is a user's who cannot act (any more). */
+export async function principalOf(row: KeyRow, user: UserRow | null, sha256Hex: Sha256Hex): Promise<Principal | null> {
+  if (row.userId !== null && user?.state !== 'active') return null;
+  const ownerId = user?.id ?? row.id;
   return {
     keyId: row.id,
     name: row.name,
-    callerHash: await sha256Hex(row.id),
-    scopes: new Set(row.scopes),
+    userId: user?.id ?? null,
+    role: user?.role ?? null,
+    ownerId,
+    sessionId: null,
+    callerHash: await sha256Hex(ownerId),
+    scopes: effectiveScopes(row.scopes, user?.role ?? null),
     models: row.models === null ? null : new Set(row.models),
     requestsPerMinute: row.requestsPerMinute ?? limits.requestsPerMinuteDefault,
     tokensPerMinute: row.tokensPerMinute ?? limits.tokensPerMinuteDefault,

@@ -6,10 +6,15 @@ import { sql } from 'drizzle-orm';
 import { check, index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core';
 import type { EvaluationReport, Recipe } from '../../daemon/protocol.ts';
 
+export * from './datanet-schema.ts';
+export * from './people-schema.ts';
+
 export const keys = sqliteTable(
   'keys',
   {
     id: text('id').primaryKey(),
+    /** Whose key it is; null: the operator's, such as the one made at the first start. */
+    userId: text('user_id'),
     name: text('name').notNull(),
     /** SHA-256 of the whole credential; the credential itself is nowhere. */
     hash: text('hash').notNull().unique(),
@@ -28,7 +33,10 @@ export const keys = sqliteTable(
     expiresAt: integer('expires_at'),
     revokedAt: integer('revoked_at'),
   },
-  (table) => [check('keys_money', sql`${table.spentMicros} >= 0 and ${table.reservedMicros} >= 0`)],
+  (table) => [
+    index('keys_user').on(table.userId),
+    check('keys_money', sql`${table.spentMicros} >= 0 and ${table.reservedMicros} >= 0`),
+  ],
 );
 
 export const reservations = sqliteTable(
@@ -79,6 +87,8 @@ export const files = sqliteTable(
     seq: integer('seq').primaryKey({ autoIncrement: true }),
     id: text('id').notNull().unique(),
     keyId: text('key_id').notNull(),
+    /** User, or key of the operator's, that it belongs to (Principal.ownerId). */
+    owner: text('owner').notNull().default(''),
     filename: text('filename').notNull(),
     purpose: text('purpose').notNull(),
     bytes: integer('bytes').notNull(),
@@ -89,7 +99,7 @@ export const files = sqliteTable(
     createdAt: integer('created_at').notNull(),
     expiresAt: integer('expires_at'),
   },
-  (table) => [index('files_key').on(table.keyId, table.seq), index('files_expiry').on(table.expiresAt)],
+  (table) => [index('files_owner').on(table.owner, table.seq), index('files_expiry').on(table.expiresAt)],
 );
 
 /** A fine-tuning job as its owner sees it. The daemon has the run; what of it is known here was read from its events, in order. */
@@ -99,6 +109,8 @@ export const jobs = sqliteTable(
     seq: integer('seq').primaryKey({ autoIncrement: true }),
     id: text('id').notNull().unique(),
     keyId: text('key_id').notNull(),
+    /** User, or key of the operator's, that it belongs to (Principal.ownerId). */
+    owner: text('owner').notNull().default(''),
     callerHash: text('caller_hash').notNull(),
     status: text('status', {
       enum: ['validating_files', 'queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'],
@@ -139,7 +151,7 @@ export const jobs = sqliteTable(
     createdAt: integer('created_at').notNull(),
     finishedAt: integer('finished_at'),
   },
-  (table) => [index('jobs_key').on(table.keyId, table.seq), index('jobs_status').on(table.status)],
+  (table) => [index('jobs_owner').on(table.owner, table.seq), index('jobs_status').on(table.status)],
 );
 
 export const jobEvents = sqliteTable(
@@ -226,12 +238,14 @@ export const evaluations = sqliteTable(
     seq: integer('seq').primaryKey({ autoIncrement: true }),
     id: text('id').notNull().unique(),
     keyId: text('key_id').notNull(),
+    /** User, or key of the operator's, that it belongs to (Principal.ownerId). */
+    owner: text('owner').notNull().default(''),
     /** Id of the file that it ran on. */
     file: text('file').notNull(),
     report: text('report', { mode: 'json' }).notNull().$type<EvaluationReport>(),
     createdAt: integer('created_at').notNull(),
   },
-  (table) => [index('evaluations_key').on(table.keyId, table.seq)],
+  (table) => [index('evaluations_owner').on(table.owner, table.seq)],
 );
 
 /**
@@ -256,6 +270,8 @@ export const aliasVersions = sqliteTable(
     /** The criteria that were stated, each with the numbers that were compared. */
     checks: text('checks', { mode: 'json' }).notNull().$type<CriterionCheck[]>(),
     keyId: text('key_id').notNull(),
+    /** User, or key of the operator's, that it belongs to (Principal.ownerId). */
+    owner: text('owner').notNull().default(''),
     createdAt: integer('created_at').notNull(),
   },
   (table) => [primaryKey({ columns: [table.alias, table.version] }), index('alias_models').on(table.model)],

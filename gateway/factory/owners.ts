@@ -1,4 +1,4 @@
-/** Fine-tuned models belong to the key whose job made them; admins may use all, others what they were permitted. */
+/** Fine-tuned models belong to whoever made the job; admins may use all, others what they were permitted. */
 import { LRUCache } from 'lru-cache';
 import { canUseModel, type Principal } from '../auth/scopes.ts';
 import type { JobRows } from './jobs/job-rows.ts';
@@ -15,7 +15,7 @@ export class ModelOwners {
     this.#rows = rows;
   }
 
-  /** The key that owns the model or checkpoint; null: it was not made by a job here, so it is everybody's. */
+  /** Who owns the model or checkpoint; null: it was not made by a job here, so it is everybody's. */
   async ownerOf(name: string): Promise<string | null> {
     if (!isFineTunedName(name)) return null;
     const model = modelOfCheckpoint(name);
@@ -30,7 +30,7 @@ export class ModelOwners {
     if (!canUseModel(principal, name)) return false;
     if (principal.scopes.has('admin')) return true;
     const owner = await this.ownerOf(name);
-    if (owner === null || owner === principal.keyId) return true;
+    if (owner === null || owner === principal.ownerId) return true;
     return this.#rows.isPermitted(name, principal.keyId);
   }
 
@@ -38,7 +38,7 @@ export class ModelOwners {
   async canChange(principal: Principal, name: string): Promise<boolean> {
     if (principal.scopes.has('admin')) return true;
     const owner = await this.ownerOf(name);
-    return owner === null || owner === principal.keyId;
+    return owner === null || owner === principal.ownerId;
   }
 
   async usable<T>(principal: Principal, items: T[], nameOf: (item: T) => string): Promise<T[]> {

@@ -8,6 +8,10 @@ import { CHAT, errorOf, type Rig, startRig } from './rig.ts';
 const principal = (limits: Partial<Principal>): Principal => ({
   keyId: 'key_1',
   name: '',
+  userId: null,
+  role: null,
+  ownerId: 'key_1',
+  sessionId: null,
   callerHash: '',
   scopes: new Set(['inference']),
   models: null,

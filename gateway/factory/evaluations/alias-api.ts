@@ -74,25 +74,25 @@ function noSuchAlias(alias: string): ApiError {
   });
 }
 
-/** An alias belongs to the key that made it; admins may move all. For who may not even use it, it does not exist. */
+/** An alias belongs to whoever made it; admins may move all. For who may not even use it, it does not exist. */
 async function checkOwner(services: Services, c: Context<AppEnv>, row: CurrentAlias): Promise<void> {
   const principal = c.get('principal');
   const { alias } = row;
-  const owner = (await ownerOf(services, alias)) ?? row.keyId;
-  if (principal.scopes.has('admin') || owner === principal.keyId) return;
+  const owner = (await ownerOf(services, alias)) ?? row.owner;
+  if (principal.scopes.has('admin') || owner === principal.ownerId) return;
   if (!(await canUseAlias(services, principal, row))) throw noSuchAlias(alias);
-  throw new ApiError(403, 'permission_error', 'not_owner', `The alias \`${alias}\` was made by another key.`, {
+  throw new ApiError(403, 'permission_error', 'not_owner', `The alias \`${alias}\` was made by somebody else.`, {
     param: 'alias',
   });
 }
 
 async function ownerOf(services: Services, alias: string): Promise<string | null> {
   const rows = await services.aliases.history(alias);
-  // The key that made it after it was last deleted.
+  // Whoever made it after it was last deleted.
   let owner: string | null = null;
   for (const row of rows) {
     if (row.action === 'delete') break;
-    owner = row.keyId;
+    owner = row.owner;
   }
   return owner;
 }
@@ -184,6 +184,7 @@ export async function promoteAlias(services: Services, c: Context<AppEnv>): Prom
     evaluation: evaluation.id,
     checks,
     keyId: c.get('principal').keyId,
+    owner: c.get('principal').ownerId,
   });
   return c.json(view(row));
 }
@@ -211,6 +212,7 @@ export async function rollbackAlias(services: Services, c: Context<AppEnv>): Pro
     evaluation: before.evaluation,
     checks: before.checks,
     keyId: c.get('principal').keyId,
+    owner: c.get('principal').ownerId,
   });
   return c.json(view(row));
 }
@@ -227,6 +229,7 @@ export async function deleteAlias(services: Services, c: Context<AppEnv>): Promi
     origin: version,
     action: 'delete',
     keyId: c.get('principal').keyId,
+    owner: c.get('principal').ownerId,
   });
   return c.json({ alias, object: 'alias', deleted: true });
 }

@@ -15,13 +15,13 @@ export class EvaluationRows {
   }
 
   #visible(principal: Principal): SQL | undefined {
-    return principal.scopes.has('admin') ? undefined : eq(evaluations.keyId, principal.keyId);
+    return principal.scopes.has('admin') ? undefined : eq(evaluations.owner, principal.ownerId);
   }
 
   async add(principal: Principal, file: string, report: EvaluationReport): Promise<EvaluationRow> {
     const [row] = await this.#db
       .insert(evaluations)
-      .values({ id: report.id, keyId: principal.keyId, file, report, createdAt: this.#now() })
+      .values({ id: report.id, keyId: principal.keyId, owner: principal.ownerId, file, report, createdAt: this.#now() })
       .returning();
     return row as EvaluationRow;
   }

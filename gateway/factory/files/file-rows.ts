@@ -23,7 +23,7 @@ export class FileRows {
 
   #visible(principal: Principal): SQL | undefined {
     const live = or(isNull(files.expiresAt), gt(files.expiresAt, this.#now()));
-    return principal.scopes.has('admin') ? live : and(live, eq(files.keyId, principal.keyId));
+    return principal.scopes.has('admin') ? live : and(live, eq(files.owner, principal.ownerId));
   }
 
   async find(principal: Principal, id: string): Promise<FileRow | null> {
@@ -60,7 +60,7 @@ export class FileRows {
    * at once none gets past the others: what is one too many is taken out again before anybody sees it.
    */
   async insertWithin(file: NewFile, quota: { count: number; bytes: number }): Promise<boolean> {
-    const own = eq(files.keyId, file.keyId);
+    const own = eq(files.owner, file.owner);
     const count = sql`(select count(*) from ${files} where ${own})`;
     const bytes = sql`(select sum(${files.bytes}) from ${files} where ${own})`;
     const [, removed] = await this.#db.batch([

@@ -139,6 +139,7 @@ export async function upload(factory: Factory, principal: Principal, request: Re
     const row = {
       id,
       keyId: principal.keyId,
+      owner: principal.ownerId,
       filename,
       purpose: given.purpose,
       bytes: written.bytes,

@@ -117,6 +117,7 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
     {
       id,
       keyId: principal.keyId,
+      owner: principal.ownerId,
       callerHash: principal.callerHash,
       status: 'validating_files',
       model: base.id,

@@ -36,7 +36,7 @@ export interface NewCheckpoint {
 }
 
 export interface Change {
-  set?: Partial<Omit<JobRow, 'seq' | 'id' | 'keyId'>>;
+  set?: Partial<Omit<JobRow, 'seq' | 'id' | 'keyId' | 'owner'>>;
   events?: NewEvent[];
   checkpoints?: NewCheckpoint[];
 }
@@ -51,15 +51,18 @@ export class JobRows {
   }
 
   #visible(principal: Principal): SQL | undefined {
-    return principal.scopes.has('admin') ? undefined : eq(jobs.keyId, principal.keyId);
+    return principal.scopes.has('admin') ? undefined : eq(jobs.owner, principal.ownerId);
   }
 
   /**
    * False if the key has as many jobs under way as it may. One batch is one transaction, so two requests cannot both be the last: what is
    * one too many is taken out again before anybody sees it.
    */
-  async insert(row: Omit<typeof jobs.$inferInsert, 'seq'>, activeMax: number): Promise<boolean> {
-    const active = sql`(select count(*) from ${jobs} where ${and(eq(jobs.keyId, row.keyId), inArray(jobs.status, [...ACTIVE]))})`;
+  async insert(
+    row: Omit<typeof jobs.$inferInsert, 'seq' | 'owner'> & { owner: string },
+    activeMax: number,
+  ): Promise<boolean> {
+    const active = sql`(select count(*) from ${jobs} where ${and(eq(jobs.owner, row.owner), inArray(jobs.status, [...ACTIVE]))})`;
     const [, removed] = await this.#db.batch([
       this.#db.insert(jobs).values(row),
       this.#db.delete(jobs).where(and(eq(jobs.id, row.id), sql`${active} > ${activeMax}`)),
@@ -204,10 +207,10 @@ export class JobRows {
     return row ?? null;
   }
 
-  /** The key whose job makes an adapter of this name; null: none does. */
+  /** Whose job makes an adapter of this name; null: none does. */
   async ownerOf(adapter: string): Promise<string | null> {
-    const [row] = await this.#db.select({ keyId: jobs.keyId }).from(jobs).where(eq(jobs.adapter, adapter));
-    return row?.keyId ?? null;
+    const [row] = await this.#db.select({ owner: jobs.owner }).from(jobs).where(eq(jobs.adapter, adapter));
+    return row?.owner ?? null;
   }
 
   async permit(checkpoint: string, projectIds: string[]): Promise<void> {

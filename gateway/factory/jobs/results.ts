@@ -36,6 +36,7 @@ export async function storeResults(
     await factory.files.insert({
       id,
       keyId: job.keyId,
+      owner: job.owner,
       filename: 'step_metrics.csv',
       purpose: 'fine-tune-results',
       bytes: draft.bytes,

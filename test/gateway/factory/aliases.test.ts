@@ -172,6 +172,7 @@ describe('promotion', () => {
       evaluation: null,
       checks: [],
       keyId: 'k',
+      owner: 'k',
     };
     const written = await Promise.all(['one', 'two', 'three'].map((model) => aliases.append({ ...row, model })));
     expect(written.filter((one) => one !== null)).toHaveLength(1);

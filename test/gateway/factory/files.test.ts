@@ -61,7 +61,7 @@ describe('files', () => {
     const { files } = rig.app.services.factory;
     const row = (id: string) => {
       const facts = { filename: 'a', purpose: 'evals', bytes: 10, sha256: '', createdAt: now };
-      return { ...facts, id, keyId: 'key_quota', format: null, columns: null, expiresAt: null };
+      return { ...facts, id, keyId: 'key_quota', owner: 'key_quota', format: null, columns: null, expiresAt: null };
     };
     for (const quota of [
       { count: 3, bytes: 1_000 },
