@@ -71,7 +71,7 @@ export function canUseModel(principal: Principal, model: string): boolean {
   return principal.models === null || principal.models.has(model);
 }
 
-export function isAdmin(principal: Principal): boolean {
+export function isAdmin(principal: Pick<Principal, 'scopes'>): boolean {
   return principal.scopes.has('admin');
 }
 

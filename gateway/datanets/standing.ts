@@ -31,7 +31,7 @@ export interface Standing {
   training: TrainRefusal | null;
 }
 
-export function standingOf(principal: Principal, facts: StandingFacts): Standing {
+export function standingOf(principal: Pick<Principal, 'userId' | 'scopes'>, facts: StandingFacts): Standing {
   const { datanet, membership, granted, accepted } = facts;
   const { userId } = principal;
   const owns = userId !== null && datanet.ownerUser === userId;

@@ -1,0 +1,93 @@
+/**
+ * The facts that decide where a caller stands towards a Datanet, read in one query over indexes: membership of the organisation that owns
+ * it, a grant that holds now, the licence accepted as it is now. standing.ts makes the decision; nothing is cached, so what was revoked a
+ * moment ago is refused now.
+ */
+import { LRUCache } from 'lru-cache';
+import { type Principal, ROLE_SCOPES } from '../../auth/scopes.ts';
+import type { DatanetRow } from '../../db/datanet-schema.ts';
+import type { Database } from '../../db/open.ts';
+import type { Role, UserRow } from '../../db/people-schema.ts';
+import { type Standing, type StandingFacts, standingOf } from '../standing.ts';
+import { termsHash } from './terms.ts';
+
+/** All that a decision needs to know of whoever asks: a principal of a request, or the owner of a job as they are now. */
+export type Caller = Pick<Principal, 'userId' | 'scopes'>;
+/** All that it needs to know of the Datanet. */
+export type Governed = Pick<
+  DatanetRow,
+  'id' | 'ownerUser' | 'ownerOrganization' | 'visibility' | 'state' | 'version' | 'licence' | 'terms'
+>;
+
+/**
+ * A grant is for a person, or for all who belong to an organisation *now*: who leaves it has it no longer, whoever asked for it.
+ * Each part looks up one index.
+ */
+const FACTS = `SELECT
+  (SELECT role FROM memberships WHERE organization_id = :organization AND user_id = :user) AS membership,
+  EXISTS (SELECT 1 FROM access_requests WHERE requested_by = :user AND datanet_id = :datanet AND organization_id IS NULL
+      AND state = 'approved' AND (expires_at IS NULL OR expires_at > :now))
+    OR EXISTS (SELECT 1 FROM memberships m JOIN access_requests a ON a.organization_id = m.organization_id AND a.datanet_id = :datanet
+      WHERE m.user_id = :user AND a.state = 'approved' AND (a.expires_at IS NULL OR a.expires_at > :now)) AS granted,
+  EXISTS (SELECT 1 FROM licence_acceptances WHERE datanet_id = :datanet AND user_id = :user AND terms_hash = :terms) AS accepted`;
+
+const TERMS_MAX = 10_000;
+
+export class Access {
+  readonly #db: Database;
+  readonly #now: () => number;
+  /** Hashes of terms, by their text: pure, so they may be kept. */
+  readonly #terms = new LRUCache<string, string>({
+    max: TERMS_MAX,
+    maxSize: 16_000_000,
+    sizeCalculation: (_, key) => key.length + 64,
+  });
+
+  constructor(db: Database, now: () => number) {
+    this.#db = db;
+    this.#now = now;
+  }
+
+  async facts(caller: Caller, datanet: Governed): Promise<StandingFacts> {
+    const { userId } = caller;
+    // The operator's keys are nobody's: no memberships, no grants, and nobody who could agree to anything.
+    if (userId === null) return { datanet, membership: null, granted: false, accepted: false };
+    const { rows } = await this.#db.$client.execute({
+      sql: FACTS,
+      args: {
+        organization: datanet.ownerOrganization,
+        user: userId,
+        datanet: datanet.id,
+        now: this.#now(),
+        terms: this.#termsHash(datanet),
+      },
+    });
+    const row = rows[0] as unknown as { membership: 'owner' | 'member' | null; granted: number; accepted: number };
+    return { datanet, membership: row.membership, granted: row.granted === 1, accepted: row.accepted === 1 };
+  }
+
+  async standing(caller: Caller, datanet: Governed): Promise<Standing> {
+    return standingOf(caller, await this.facts(caller, datanet));
+  }
+
+  /** Who an owner of jobs is *now*: their role's rights, whatever they were when the job was made; null: a user who is not active. */
+  async ownerNow(ownerId: string): Promise<Caller | null> {
+    if (!ownerId.startsWith('user_')) return { userId: null, scopes: new Set() };
+    const { rows } = await this.#db.$client.execute({
+      sql: 'SELECT role, state FROM users WHERE id = ?',
+      args: [ownerId],
+    });
+    const user = rows[0] as unknown as Pick<UserRow, 'role' | 'state'> | undefined;
+    if (user === undefined || user.state !== 'active') return null;
+    return { userId: ownerId, scopes: ROLE_SCOPES[user.role as Role] };
+  }
+
+  #termsHash(datanet: Governed): string {
+    const text = `${datanet.licence}\n${datanet.terms}`;
+    const known = this.#terms.get(text);
+    if (known !== undefined) return known;
+    const hash = termsHash(datanet);
+    this.#terms.set(text, hash);
+    return hash;
+  }
+}
