@@ -47,6 +47,17 @@ export const datanets = sqliteTable(
     index('datanets_owner_user').on(table.ownerUser),
     index('datanets_owner_organization').on(table.ownerOrganization),
     index('datanets_visibility').on(table.visibility, table.state, table.seq),
+    // Covers every filter of a listing, so that one page of it reads index pages and never a description.
+    index('datanets_browse').on(
+      table.seq,
+      table.version,
+      table.visibility,
+      table.state,
+      table.kind,
+      table.licence,
+      table.ownerUser,
+      table.ownerOrganization,
+    ),
   ],
 );
 
@@ -119,6 +130,8 @@ export const datanetRows = sqliteTable(
     /** 0 to 100, and why it is not more. */
     score: integer('score').notNull(),
     reasons: text('reasons', { mode: 'json' }).notNull().$type<RowReason[]>(),
+    /** BCP 47; null: not told, or too short to tell. */
+    language: text('language'),
     /** `seq` of the row that this one nearly repeats. */
     nearDuplicateOf: integer('near_duplicate_of'),
     state: text('state', { enum: ['pending', 'approved', 'rejected', 'withdrawn'] }).notNull(),
@@ -135,7 +148,19 @@ export const datanetRows = sqliteTable(
   },
   (table) => [
     uniqueIndex('datanet_rows_content').on(table.datanetId, table.contentHash),
-    index('datanet_rows_state').on(table.datanetId, table.state, table.seq),
+    // Covers statistics and the filters of lists, so that they never read contents.
+    index('datanet_rows_state').on(
+      table.datanetId,
+      table.state,
+      table.seq,
+      table.score,
+      table.nearDuplicateOf,
+      table.size,
+      table.language,
+      table.generatedBy,
+      table.addedIn,
+      table.removedIn,
+    ),
     index('datanet_rows_version').on(table.datanetId, table.addedIn, table.seq),
     index('datanet_rows_contribution').on(table.contributionId, table.seq),
     index('datanet_rows_contributor').on(table.contributor, table.seq),
