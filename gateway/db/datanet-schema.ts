@@ -3,6 +3,7 @@
  * added_in ≤ n and (removed_in is null or > n), in order of `seq`: so versions share rows, and no version can change.
  * Triggers (0005_people_and_datanets_guards.sql) hold that; the full-text indexes are made there too.
  */
+import { sql } from 'drizzle-orm';
 import { blob, index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core';
 
 /** As TrainingExample.kind: all rows of a Datanet can be trained on together. */
@@ -162,6 +163,10 @@ export const datanetRows = sqliteTable(
       table.removedIn,
     ),
     index('datanet_rows_version').on(table.datanetId, table.addedIn, table.seq),
+    // The leaves of all versions in their order, so that trees, proofs and differences never read contents.
+    index('datanet_rows_tree')
+      .on(table.datanetId, table.seq, table.addedIn, table.removedIn, table.leafHash)
+      .where(sql`added_in IS NOT NULL`),
     index('datanet_rows_contribution').on(table.contributionId, table.seq),
     index('datanet_rows_contributor').on(table.contributor, table.seq),
   ],

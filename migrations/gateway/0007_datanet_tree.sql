@@ -1,0 +1,1 @@
+CREATE INDEX `datanet_rows_tree` ON `datanet_rows` (`datanet_id`,`seq`,`added_in`,`removed_in`,`leaf_hash`) WHERE added_in IS NOT NULL;
