@@ -3,12 +3,14 @@
  * it, a grant that holds now, the licence accepted as it is now. standing.ts makes the decision; nothing is cached, so what was revoked a
  * moment ago is refused now.
  */
+import { eq } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import { type Principal, ROLE_SCOPES } from '../../auth/scopes.ts';
-import type { DatanetRow } from '../../db/datanet-schema.ts';
+import { type DatanetRow, datanets } from '../../db/datanet-schema.ts';
 import type { Database } from '../../db/open.ts';
 import type { Role, UserRow } from '../../db/people-schema.ts';
 import { type Standing, type StandingFacts, standingOf } from '../standing.ts';
+import { AccessRows } from './access-rows.ts';
 import { termsHash } from './terms.ts';
 
 /** All that a decision needs to know of whoever asks: a principal of a request, or the owner of a job as they are now. */
@@ -36,6 +38,7 @@ const TERMS_MAX = 10_000;
 export class Access {
   readonly #db: Database;
   readonly #now: () => number;
+  readonly requests: AccessRows;
   /** Hashes of terms, by their text: pure, so they may be kept. */
   readonly #terms = new LRUCache<string, string>({
     max: TERMS_MAX,
@@ -46,6 +49,7 @@ export class Access {
   constructor(db: Database, now: () => number) {
     this.#db = db;
     this.#now = now;
+    this.requests = new AccessRows(db, now);
   }
 
   async facts(caller: Caller, datanet: Governed): Promise<StandingFacts> {
@@ -80,6 +84,11 @@ export class Access {
     const user = rows[0] as unknown as Pick<UserRow, 'role' | 'state'> | undefined;
     if (user === undefined || user.state !== 'active') return null;
     return { userId: ownerId, scopes: ROLE_SCOPES[user.role as Role] };
+  }
+
+  async datanet(id: string): Promise<DatanetRow | null> {
+    const [row] = await this.#db.select().from(datanets).where(eq(datanets.id, id));
+    return row ?? null;
   }
 
   #termsHash(datanet: Governed): string {
