@@ -3,11 +3,12 @@
  * id and clock → header limit → route → key and scope → handler (body, model, limits, budget, daemon) → headers, log line, metrics.
  */
 import { OpenAPIHono } from '@hono/zod-openapi';
-import type { Context, MiddlewareHandler } from 'hono';
+import type { Context, MiddlewareHandler, Next } from 'hono';
 import { authenticate } from './auth/authenticate.ts';
 import { BudgetLedger } from './auth/budget.ts';
 import { KeyStore } from './auth/key-store.ts';
 import { RateLimiter } from './auth/rate-limit.ts';
+import type { Principal } from './auth/scopes.ts';
 import type { Price } from './config.ts';
 import { DaemonClient, type Fetch } from './daemons/client.ts';
 import { DaemonPool } from './daemons/pool.ts';
@@ -23,6 +24,8 @@ import { writeRecord } from './openai/run.ts';
 import { Settler } from './openai/settler.ts';
 import type { HealthSources } from './ops/health.ts';
 import { Metrics } from './ops/metrics.ts';
+import { Organizations } from './people/organizations/organizations.ts';
+import { People, type PeopleOptions } from './people/people.ts';
 import { describe, honoPath, type Route, routesOf } from './routes.ts';
 import type { AppEnv, Log, RequestRecord, Services } from './services.ts';
 
@@ -37,6 +40,7 @@ export interface AppDeps {
   price: Price;
   /** Where uploaded files are kept, and what training costs. */
   factory: Pick<FactoryDeps, 'storage' | 'trainingMicrosPerMillion' | 'organization'>;
+  people?: PeopleOptions;
   log: Log;
   /** /metrics without a key, for callers that did not come through a proxy. */
   openMetrics: boolean;
@@ -68,11 +72,9 @@ export function createApp(deps: AppDeps): App {
     now,
   );
   const ledger = new BudgetLedger(deps.db.$client, now);
-  const keys = new KeyStore(deps.db, {
-    now,
-    cacheMs: deps.exclusiveDatabase ? 60_000 : 5_000,
-    sha256Hex: deps.sha256Hex ?? webSha256Hex,
-  });
+  const sha256Hex = deps.sha256Hex ?? webSha256Hex;
+  const keys = new KeyStore(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 5_000, sha256Hex });
+  const people = new People({ db: deps.db, keys, log: deps.log, now, sha256Hex }, deps.people ?? {});
   const factory = new Factory({
     ...deps.factory,
     db: deps.db,
@@ -86,6 +88,8 @@ export function createApp(deps: AppDeps): App {
   const services: Services = {
     keys,
     factory,
+    people,
+    organizations: new Organizations(deps.db, now),
     aliases: new AliasRows(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 1_000 }),
     evaluations: new EvaluationRows(deps.db, now),
     limiter: new RateLimiter(now),
@@ -182,12 +186,44 @@ function guard(services: Services, route: Route, openMetrics: boolean): Middlewa
     record.route = route.path;
     const open = route.access === 'public' || (route.access === 'metrics' && openMetrics && !isForwarded(c));
     if (!open) {
-      const principal = await authenticate(services.keys, c.req.header('authorization'), route.access);
+      const principal = await authenticate(services, c, route.access);
       c.set('principal', principal);
       record.keyId = principal.keyId;
     }
-    await next();
+    if (route.audit === undefined) return next();
+    await audited(services, route, c, next);
   };
+}
+
+/** The act's row in the audit log: before the handler begins, and once it has ended. */
+async function audited(services: Services, route: Route, c: Context<AppEnv>, next: Next): Promise<void> {
+  const { audit } = services.people;
+  const principal = c.get('principal') as Principal | undefined;
+  const began = principal?.sessionId == null ? null : { session: principal.sessionId };
+  let seq: number | null = null;
+  const open = async () => {
+    seq ??= await audit.begin({
+      action: route.audit as string,
+      userId: principal?.userId ?? null,
+      keyId: principal?.keyId ?? null,
+      object: Object.values(c.req.param())[0] ?? null,
+      requestId: c.get('record').requestId,
+      address: services.people.addressOf(c),
+      detail: began,
+    });
+  };
+  // Anybody can send requests to public routes, so their handlers say when one is worth a row.
+  if (route.access === 'public') c.set('openAudit', open);
+  else await open();
+  try {
+    await next();
+  } finally {
+    if (seq !== null) {
+      const note = c.get('audit') ?? {};
+      const detail = note.detail === undefined ? undefined : { ...began, ...note.detail };
+      await audit.end(seq, c.finalized ? c.res.status : 500, { ...note, detail });
+    }
+  }
 }
 
 /** Came through a proxy, so the peer is not who is asking. */

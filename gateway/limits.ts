@@ -72,6 +72,39 @@ export const limits = {
   allowListMax: 1000,
   rateBucketsMax: 50_000,
 
+  /** Sessions of browsers: their life, how long they may be idle, how long one is believed without a look at the database. */
+  sessionLifeMs: 14 * 24 * 3_600_000,
+  sessionIdleMs: 24 * 3_600_000,
+  sessionCacheMs: 5_000,
+  sessionCacheEntriesMax: 10_000,
+  /** That a session was seen is written at most so often. */
+  sessionSeenEveryMs: 60_000,
+  sessionsPerUserMax: 50,
+  /** Rows of sessions and invitations that are over are kept so long. */
+  sessionKeptMs: 30 * 24 * 3_600_000,
+  invitationMs: 7 * 24 * 3_600_000,
+
+  passwordCharactersMin: 12,
+  passwordCharactersMax: 256,
+  /** Each takes 128 MB and a third of a second of a core. */
+  passwordsAtOnce: 2,
+  passwordsWaitingMax: 32,
+  passwordWaitMs: 10_000,
+  /** Failed log-ins without a wait; then 1 s, doubled with each, up to the longest. An address may be that of a whole office. */
+  loginFailuresFree: 4,
+  loginFailuresFreeOfAddress: 19,
+  loginWaitMs: 1_000,
+  loginWaitMsMax: 15 * 60_000,
+  /** Failures are forgotten after so long without one. */
+  loginFailureKeptMs: 24 * 3_600_000,
+
+  pageDefault: 20,
+  pageMax: 100,
+  /** Before names are looked at: more cannot be one. */
+  nameCharactersGivenMax: 1_000,
+  organizationsPerUserMax: 100,
+  membersPerOrganizationMax: 10_000,
+
   /** For keys that name no limits of their own. */
   requestsPerMinuteDefault: 60_000,
   tokensPerMinuteDefault: 60_000_000,
@@ -133,6 +166,92 @@ export const limits = {
   graderCharactersMax: 65_536,
   /** As the daemon's own: a judge writes a number. */
   judgeTokensMax: 24,
+
+  /** Datanets: what one holds of words, and how many an owner may have. */
+  datanetSummaryCharactersMax: 280,
+  datanetDescriptionBytesMax: 64 * 1024,
+  datanetTermsBytesMax: 16 * 1024,
+  datanetTagsMax: 16,
+  datanetTagCharactersMax: 40,
+  datanetLanguagesMax: 16,
+  datanetLicenceCharactersMax: 256,
+  datanetsPerOwnerMax: 1000,
+  datanetsListMax: 100,
+  datanetRowsListMax: 100,
+  datanetQueryCharactersMax: 256,
+  datanetQueryWordsMax: 16,
+  /** A word that every row has matches very many: so many of the newest are ranked, and so many looked at for those one may read. */
+  searchRankedMax: 500,
+  searchExaminedMax: 10_000,
+
+  /** Contributions: rows of one; characters of a row as canonical JSON; how many a user may have under way. */
+  contributionRowsMax: 250_000,
+  contributionRowCharactersMax: 64 * 1024,
+  contributionsUnderWayMax: 4,
+  /** Of one user in any 24 hours. A setting (MODELFACTORY_CONTRIBUTION_BYTES) can change it. */
+  contributionBytesPerDay: 4 * 1024 * 1024 * 1024,
+  contributionProblemsMax: 100,
+  contributionsListMax: 100,
+  /** Contributions that are read at the same time, all users together. */
+  ingestsAtOnce: 2,
+  /** Rows of one transaction: it holds up everybody else who writes. */
+  ingestBatchRows: 250,
+  ingestBatchCharacters: 2 * 1024 * 1024,
+  ingestHeapMb: 512,
+  ingestIdleMs: 30_000,
+  /** Newest rows of a band that a new row is compared with. */
+  nearDuplicateCandidatesMax: 4,
+  /** Points that a near duplicate loses. */
+  nearDuplicatePoints: 40,
+  chunkCharactersMin: 200,
+  chunkCharactersMax: 8_000,
+  documentChunksMax: 10_000,
+  questionsPerChunkMax: 8,
+  /** Chunks that questions are written about: each costs a generation. */
+  questionChunksMax: 2_000,
+  questionsAtOnce: 4,
+  /** Rows that a review names; a filter may choose more. */
+  reviewRowsMax: 1_000,
+  reviewReasonCharactersMax: 1_000,
+  reviewBatchRows: 2_000,
+
+  /** Requests for access: their purpose, how many a person may have waiting. */
+  accessPurposeCharactersMin: 10,
+  accessPurposeCharactersMax: 2_000,
+  accessReasonCharactersMax: 2_000,
+  accessRequestsPendingMax: 100,
+
+  /** Sources of one mixture, and their weights. */
+  mixtureSourcesMax: 16,
+  mixtureWeightMax: 1_000_000,
+  /** Examples that are read back from the scratch file at a time: between two portions others have their turn. */
+  mixtureReadRows: 256,
+  /** Jobs that have not begun are asked again so often whether they still may: grants expire, roles change. */
+  trainingRightsEveryMs: 30_000,
+  /** Contributors that one answer about an adapter's sources names. */
+  sourceContributorsMax: 1_000,
+
+  /** Versions of Datanets: rows that one statement writes, leaves that one reads, rows whose contents one takes away. */
+  versionRowsAtOnce: 1_000,
+  versionLeavesAtOnce: 4_000,
+  eraseRowsAtOnce: 200,
+  /** A version that another gateway has been building for so long was left behind by it. */
+  versionBuildMs: 10 * 60_000,
+  /** How long a withdrawal waits for a version under way. */
+  versionWaitMs: 30_000,
+  versionNotesCharactersMax: 10_000,
+  /** Contributors, models and languages that the statistics of a version name one by one; the biggest ones. */
+  statisticsNamesMax: 1_000,
+  /** Merkle trees of versions that are kept for the next proof: 72 bytes a row. */
+  treeCacheBytesMax: 64 * 1024 * 1024,
+  /** Rows that a withdrawal may list; of a contribution, all. */
+  withdrawalRowsMax: 10_000,
+  withdrawalReasonCharactersMax: 2_000,
+  /** Exports: rows and characters that are read at once. */
+  exportRowsAtOnce: 256,
+  exportCharactersAtOnce: 1024 * 1024,
+  /** Digests of exports that are remembered. */
+  exportDigestsMax: 1_000,
 
   /** Distinct model names in metric labels; the rest are counted as `other`. */
   metricModelsMax: 256,

@@ -25,10 +25,12 @@ import { type HealthSources, health } from './ops/health.ts';
 import { INDEX_HTML } from './ops/index-page.ts';
 import { getReceipt, logCheckpoint, logConsistency, logTile, logVkey } from './ops/log-proxy.ts';
 import { mergeMetrics } from './ops/metrics.ts';
+import { organizationRoutes } from './people/organizations/routes.ts';
+import { peopleRoutes } from './people/routes.ts';
 import type { AppEnv, Services } from './services.ts';
 
 export interface Route {
-  method: 'get' | 'post' | 'patch' | 'delete';
+  method: 'get' | 'post' | 'put' | 'patch' | 'delete';
   /** OpenAPI form: /v1/models/{model}. */
   path: string;
   /** Hono's form, where it differs from the above. */
@@ -43,6 +45,8 @@ export interface Route {
   answer?: z.ZodType;
   /** Media type of the answer, if not JSON. */
   media?: string;
+  /** `noun.verb`: the act is written into the audit log, before the handler begins and when it has ended. */
+  audit?: string;
   status?: number;
   handler: (c: Context<AppEnv>) => Response | Promise<Response>;
 }
@@ -170,6 +174,8 @@ export function routesOf(
     },
     ...factoryRoutes(s),
     ...evaluationRoutes(s),
+    ...peopleRoutes(s),
+    ...organizationRoutes(s),
     {
       method: 'get',
       path: '/v1/receipts/{id}',

@@ -12,6 +12,9 @@ import type { Factory } from './factory/factory.ts';
 import type { Settler } from './openai/settler.ts';
 import type { DirectStream } from './openai/sse.ts';
 import type { Metrics } from './ops/metrics.ts';
+import type { AuditNote } from './people/audit.ts';
+import type { Organizations } from './people/organizations/organizations.ts';
+import type { People } from './people/people.ts';
 
 export interface Log {
   info(fields: object, message: string): void;
@@ -26,6 +29,9 @@ export interface Services {
   pool: DaemonPool;
   /** Files and fine-tuning jobs. */
   factory: Factory;
+  /** Users, sessions, the audit log. */
+  people: People;
+  organizations: Organizations;
   aliases: AliasRows;
   evaluations: EvaluationRows;
   settler: Settler;
@@ -60,4 +66,15 @@ export interface RequestRecord {
   deferred?: boolean;
 }
 
-export type AppEnv = { Variables: { record: RequestRecord; principal: Principal; headers: Record<string, string> } };
+export type AppEnv = {
+  Variables: {
+    record: RequestRecord;
+    /** Not set on public routes. */
+    principal: Principal;
+    headers: Record<string, string>;
+    /** Set by handlers: what the audit log is to say besides. */
+    audit: AuditNote | undefined;
+    /** On public routes with `audit`: writes the row. Called before the act, once the request is worth a row. */
+    openAudit: (() => Promise<void>) | undefined;
+  };
+};

@@ -5,10 +5,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { Agent } from 'undici';
-import { type App, createApp } from '../../gateway/app.ts';
+import { type App, type AppDeps, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
+import { ROLE_SCOPES } from '../../gateway/auth/scopes.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
+import type { Role, UserRow } from '../../gateway/db/schema.ts';
 import { diskStorage } from '../../gateway/factory/files/storage.ts';
 import { createLog } from '../../gateway/log.ts';
 import { nodeStream } from '../../gateway/node-stream.ts';
@@ -20,6 +22,29 @@ export const TRAINING = { trainingMicrosPerMillion: 3_000_000, organization: 'lo
 /** For apps that no test uploads to. */
 export const NO_FILES = { storage: diskStorage(join(tmpdir(), 'mf-no-files')), ...TRAINING };
 
+export interface TestSession {
+  id: string;
+  /** Name and value, as a browser sends it. */
+  cookie: string;
+  csrf: string;
+  /** A request as one of our own pages sends it. */
+  call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
+}
+
+export interface TestUser {
+  id: string;
+  email: string;
+  /** The user as it was made. */
+  row: UserRow;
+  /** A personal key with every scope of the role. */
+  credential: string;
+  keyId: string;
+  /** A request with the personal key. */
+  call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
+  /** Logs in without a password. */
+  session(): Promise<TestSession>;
+}
+
 export interface Rig {
   app: App;
   daemon: ScriptedDaemon;
@@ -29,6 +54,8 @@ export interface Rig {
   logLines: string[];
   filesFolder: string;
   key(options?: Partial<NewKey>): Promise<{ id: string; credential: string }>;
+  /** A user who is active, without a password. */
+  user(options?: { role?: Role; email?: string; name?: string }): Promise<TestUser>;
   client(credential?: string): OpenAI;
   /** A request with the admin's key, unless the headers say otherwise. */
   call(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
@@ -38,7 +65,14 @@ export interface Rig {
 }
 
 export async function startRig(
-  options: { adapters?: string[]; script?: Script; now?: () => number; openMetrics?: boolean; webOnly?: boolean } = {},
+  options: {
+    adapters?: string[];
+    script?: Script;
+    now?: () => number;
+    openMetrics?: boolean;
+    webOnly?: boolean;
+    people?: AppDeps['people'];
+  } = {},
 ): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'mf-gateway-'));
   const daemon = await startScriptedDaemon(options);
@@ -70,10 +104,28 @@ export async function startRig(
     openMetrics: options.openMetrics ?? false,
     version: '0.0.0',
     settlementAbsencesMax: 5,
+    ...(options.people === undefined ? {} : { people: options.people }),
     ...(options.now === undefined ? {} : { now: options.now }),
   });
-  const { keys, settler } = app.services;
+  const { keys, people, settler } = app.services;
   const { credential: admin } = await keys.create({ name: 'admin', scopes: ['admin'] });
+  const call: Rig['call'] = async (method, path, body, headers = {}) =>
+    app.fetch(
+      new Request(`http://gateway.test${path}`, {
+        method,
+        headers: {
+          authorization: `Bearer ${admin}`,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...headers,
+        },
+        ...(body === undefined
+          ? {}
+          : {
+              body: typeof body === 'string' || body instanceof Uint8Array ? (body as string) : JSON.stringify(body),
+            }),
+      }),
+    );
+  let usersMade = 0;
   return {
     app,
     daemon,
@@ -85,6 +137,38 @@ export async function startRig(
       const { row, credential } = await keys.create({ name: 'test', scopes: ['inference'], ...input });
       return { id: row.id, credential };
     },
+    async user({ role = 'builder', email, name } = {}) {
+      usersMade += 1;
+      const row = await people.users.create({
+        email: email ?? `${role}${usersMade}@users.test`,
+        name: name ?? `${role} ${usersMade}`,
+        role,
+        state: 'active',
+      });
+      const key = await keys.create({ name: 'personal', userId: row.id, scopes: [...ROLE_SCOPES[role]] });
+      const { credential } = key;
+      return {
+        id: row.id,
+        email: row.email,
+        row,
+        credential,
+        keyId: key.row.id,
+        call: (method, path, body, headers = {}) =>
+          call(method, path, body, { authorization: `Bearer ${credential}`, ...headers }),
+        async session() {
+          const client = { address: null, userAgent: null, cookie: null, secure: false };
+          const { session, setCookie, csrfToken } = await people.sessions.start(row, 'password', client);
+          const cookie = setCookie.split(';')[0] as string;
+          return {
+            id: session.id,
+            cookie,
+            csrf: csrfToken,
+            call: (method, path, body, headers = {}) =>
+              call(method, path, body, { authorization: '', cookie, 'x-csrf-token': csrfToken, ...headers }),
+          };
+        },
+      };
+    },
     client: (credential = admin) =>
       new OpenAI({
         apiKey: credential,
@@ -92,23 +176,7 @@ export async function startRig(
         maxRetries: 0,
         fetch: async (url, init) => app.fetch(new Request(url as string, init as RequestInit)),
       }),
-    async call(method, path, body, headers = {}) {
-      return app.fetch(
-        new Request(`http://gateway.test${path}`, {
-          method,
-          headers: {
-            authorization: `Bearer ${admin}`,
-            ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-            ...headers,
-          },
-          ...(body === undefined
-            ? {}
-            : {
-                body: typeof body === 'string' || body instanceof Uint8Array ? (body as string) : JSON.stringify(body),
-              }),
-        }),
-      );
-    },
+    call,
     async money(keyId) {
       const row = await keys.find(keyId);
       return { spent: row?.spentMicros ?? -1, reserved: row?.reservedMicros ?? -1 };
