@@ -2,7 +2,13 @@
  * What evidence is made of and checked with, for both processes and the command line: RFC 6962 trees, C2SP signed notes and checkpoints,
  * canonical JSON, keys. Pure but for the key's file.
  */
-export { type Checkpoint, openCheckpoint, parseCheckpoint, signCheckpoint } from './receipts/checkpoint.ts';
+export {
+  type Checkpoint,
+  formatCheckpoint,
+  openCheckpoint,
+  parseCheckpoint,
+  signCheckpoint,
+} from './receipts/checkpoint.ts';
 export { canonicalJson } from './receipts/entry.ts';
 export { createKey, type LogKey, loadKey } from './receipts/key.ts';
 export {
@@ -14,4 +20,4 @@ export {
   nodeHash,
   verifyInclusion,
 } from './receipts/merkle.ts';
-export { type NoteVerifier, parseVkey } from './receipts/note.ts';
+export { type NoteVerifier, parseVkey, signNote } from './receipts/note.ts';
