@@ -6,7 +6,7 @@ import type { Check, Table } from '../report.ts';
 import { encode, readPairs, shuffled, type Task, tasksOf, writeInitialA } from './data.ts';
 import type { Job, Python } from './job.ts';
 
-export const PARTS = ['speed', 'loss', 'prefix', 'quality', 'share'] as const;
+export const PARTS = ['speed', 'loss', 'prefix', 'quality', 'share', 'estimate'] as const;
 export type Part = (typeof PARTS)[number];
 
 export interface TrainBenchOptions {
@@ -43,6 +43,7 @@ export interface TrainBenchOptions {
   };
   quality: { steps: number; batch: number; learningRate: number; tasks: number };
   share: { seconds: number; rounds: number; streams: readonly number[]; share: number };
+  estimate: { examples: number; rounds: number };
 }
 
 /** Training's share of the time while chats run: the product's default. */
@@ -72,6 +73,7 @@ export const TRAIN_DEFAULTS: Omit<TrainBenchOptions, 'modelPath'> = {
   },
   quality: { steps: Number.POSITIVE_INFINITY, batch: 8, learningRate: 5e-4, tasks: Number.POSITIVE_INFINITY },
   share: { seconds: 8, rounds: 3, streams: [1, 8], share: SHARE },
+  estimate: { examples: 96, rounds: 3 },
 };
 
 /** Proves the code in a few minutes; measures nothing. */
@@ -96,6 +98,7 @@ export const TRAIN_QUICK: Partial<TrainBenchOptions> = {
   },
   quality: { steps: 6, batch: 4, learningRate: 5e-4, tasks: 6 },
   share: { seconds: 1.5, rounds: 1, streams: [1], share: SHARE },
+  estimate: { examples: 12, rounds: 1 },
 };
 
 export interface Bench {

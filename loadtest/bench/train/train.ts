@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Report } from '../report.ts';
 import { dataFolder } from './data.ts';
 import { findPython } from './job.ts';
+import { estimate } from './estimate.ts';
 import { loss } from './loss.ts';
 import { prefix } from './prefix.ts';
 import { quality } from './quality.ts';
@@ -12,7 +13,7 @@ import { type Bench, PARTS, type Part, type PartResult, prepare, type TrainBench
 import { share } from './share.ts';
 import { speed } from './speed.ts';
 
-const RUN: Record<Part, (bench: Bench) => Promise<PartResult>> = { speed, loss, prefix, quality, share };
+const RUN: Record<Part, (bench: Bench) => Promise<PartResult>> = { speed, loss, prefix, quality, share, estimate };
 
 export function parseParts(given: string | undefined): readonly Part[] {
   if (given === undefined) return PARTS;
