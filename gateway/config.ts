@@ -20,6 +20,10 @@ export interface Config {
   organization: string;
   /** Without a key, to callers that did not come through a proxy. */
   openMetrics: boolean;
+  /** Where browsers reach the gateway, if not where it listens: the origin of a proxy. */
+  publicUrl: string | null;
+  /** The last X-Forwarded-For is believed: a proxy of ours has written it. */
+  trustProxy: boolean;
   supervisorStatePath: string | undefined;
   logLevel: string;
 }
@@ -34,6 +38,18 @@ function integer(name: string, text: string | undefined, fallback: number, max: 
   if (!Number.isInteger(value) || value < 0 || value > max)
     throw new ConfigError(`${name} must be an integer from 0 to ${max}, but is "${text}".`);
   return value;
+}
+
+function flag(name: string, text: string | undefined): boolean {
+  if (text === undefined || text === '' || text === '0') return false;
+  if (text === '1') return true;
+  throw new ConfigError(`${name} must be 1 or 0, but is "${text}".`);
+}
+
+function isOrigin(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, pathname, search, hash, username, password } = new URL(text);
+  return /^https?:$/.test(protocol) && pathname === '/' && `${search}${hash}${username}${password}` === '';
 }
 
 /** @throws ConfigError with a sentence that says what to set. */
@@ -64,6 +80,11 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   const organization = env.MODELFACTORY_ORGANIZATION || 'local';
   if (!/^[A-Za-z0-9_-]{1,24}$/.test(organization))
     throw new ConfigError('MODELFACTORY_ORGANIZATION must be 1 to 24 letters, digits, _ or -.');
+  const publicUrl = env.MODELFACTORY_PUBLIC_URL || null;
+  if (publicUrl !== null && !isOrigin(publicUrl))
+    throw new ConfigError(
+      `MODELFACTORY_PUBLIC_URL must be an origin such as https://models.example.org, but is "${publicUrl}".`,
+    );
   return {
     host,
     port: integer('PORT', env.PORT, 8787, 65_535),
@@ -76,6 +97,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     trainingMicrosPerMillion: integer('MODELFACTORY_PRICE_TRAINING', env.MODELFACTORY_PRICE_TRAINING, 1_000_000, 1e12),
     organization,
     openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
+    publicUrl: publicUrl === null ? null : new URL(publicUrl).origin,
+    trustProxy: flag('MODELFACTORY_TRUST_PROXY', env.MODELFACTORY_TRUST_PROXY),
     supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
     logLevel: env.MODELFACTORY_LOG_LEVEL || 'info',
   };

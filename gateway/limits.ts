@@ -68,6 +68,8 @@ export const limits = {
   /** Unknown credentials are remembered briefly, so that guessing does not become database load. */
   unknownKeyCacheMs: 2_000,
   keysListMax: 1000,
+  /** That a user may have, but for revoked ones. */
+  keysPerUserMax: 200,
   keyNameCharactersMax: 128,
   allowListMax: 1000,
   rateBucketsMax: 50_000,

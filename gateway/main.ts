@@ -17,6 +17,7 @@ import { openDatabase } from './db/open.ts';
 import { diskStorage } from './factory/files/storage.ts';
 import { limits } from './limits.ts';
 import { createLog } from './log.ts';
+import { nodeAddress } from './node-address.ts';
 import { nodeStream } from './node-stream.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -48,7 +49,7 @@ async function ensureAdminKey(app: App, dataDir: string): Promise<string> {
   return path;
 }
 
-/** Reservations of the process before this one, then the overdue ones, for ever. */
+/** Reservations of the process before this one, then the overdue ones, and sessions that are over, for ever. */
 function startSweeping(app: App, createdBefore: number, log: Logger): () => void {
   let delayMs = 500;
   let timer: NodeJS.Timeout;
@@ -59,6 +60,9 @@ function startSweeping(app: App, createdBefore: number, log: Logger): () => void
     } catch (error) {
       log.error({ err: error }, 'the sweep of reservations failed');
     }
+    await app.services.people.prune().catch((error: unknown) => {
+      log.error({ err: error }, 'ended sessions and old links could not be removed');
+    });
     delayMs = waiting > 0 ? Math.min(delayMs * 2, limits.sweepEveryMs) : limits.sweepEveryMs;
     timer = setTimeout(sweep, delayMs);
     timer.unref();
@@ -91,6 +95,7 @@ async function main(config: Config): Promise<void> {
       trainingMicrosPerMillion: config.trainingMicrosPerMillion,
       organization: config.organization,
     },
+    people: { addressOf: nodeAddress({ trustProxy: config.trustProxy }), publicUrl: config.publicUrl },
     log,
     openMetrics: config.openMetrics,
     sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),

@@ -11,7 +11,16 @@ import {
   listAdapters,
   removeAdapter,
 } from './api/adapters.ts';
-import { createKey, keyCreateRequest, keyPatchRequest, keyView, listKeys, patchKey, revokeKey } from './api/keys.ts';
+import {
+  createKey,
+  keyCreateRequest,
+  keyPatchRequest,
+  keysQuery,
+  keyView,
+  listKeys,
+  patchKey,
+  revokeKey,
+} from './api/keys.ts';
 import type { Access } from './auth/scopes.ts';
 import { evaluationRoutes } from './factory/evaluations/routes.ts';
 import { factoryRoutes } from './factory/routes.ts';
@@ -27,6 +36,7 @@ import { getReceipt, logCheckpoint, logConsistency, logTile, logVkey } from './o
 import { mergeMetrics } from './ops/metrics.ts';
 import { organizationRoutes } from './people/organizations/routes.ts';
 import { peopleRoutes } from './people/routes.ts';
+import { pageView } from './people/views.ts';
 import type { AppEnv, Services } from './services.ts';
 
 export interface Route {
@@ -169,6 +179,7 @@ export function routesOf(
       path: '/v1/models/{model}',
       access: 'any',
       tag: openai,
+      audit: 'model.delete',
       summary: 'Delete a fine-tuned model of this key (scope `fine_tuning`), or any adapter (scope `adapters`)',
       handler: (c) => deleteModel(s, c),
     },
@@ -226,8 +237,9 @@ export function routesOf(
       path: '/api/keys',
       access: 'keys',
       tag: manage,
-      summary: 'List keys',
-      answer: list(keyView),
+      summary: 'List keys: one’s own; for admins, all (?user_id= filters)',
+      query: keysQuery,
+      answer: pageView(keyView),
       handler: (c) => listKeys(s, c),
     },
     {
@@ -235,6 +247,7 @@ export function routesOf(
       path: '/api/keys',
       access: 'keys',
       tag: manage,
+      audit: 'key.create',
       summary: 'Make a key; the answer is the only place it is shown',
       body: keyCreateRequest,
       answer: keyView.extend({ key: z.string() }),
@@ -246,6 +259,7 @@ export function routesOf(
       path: '/api/keys/{id}',
       access: 'keys',
       tag: manage,
+      audit: 'key.update',
       summary: 'Change name and limits',
       body: keyPatchRequest,
       answer: keyView,
@@ -256,6 +270,7 @@ export function routesOf(
       path: '/api/keys/{id}',
       access: 'keys',
       tag: manage,
+      audit: 'key.revoke',
       summary: 'Revoke, effective at once',
       answer: keyView,
       handler: (c) => revokeKey(s, c),
@@ -282,6 +297,7 @@ export function routesOf(
       path: '/api/adapters',
       access: 'adapters',
       tag: manage,
+      audit: 'adapter.add',
       summary: 'Add an adapter: JSON, or multipart/form-data with ?name=',
       body: adapterAdd,
       answer: adapterView,
@@ -302,6 +318,7 @@ export function routesOf(
       path: '/api/adapters/{name}',
       access: 'adapters',
       tag: manage,
+      audit: 'adapter.remove',
       summary: 'Remove an adapter',
       handler: (c) => removeAdapter(s, c),
     },
@@ -330,6 +347,7 @@ export function routesOf(
       path: '/api/adapters/{name}/{action}',
       access: 'adapters',
       tag: manage,
+      audit: 'adapter.place',
       summary: 'load, unload, pin or unpin',
       answer: adapterView,
       handler: (c) => actOnAdapter(s, c),

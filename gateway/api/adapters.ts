@@ -63,6 +63,7 @@ export async function addAdapter(services: Services, c: Context<AppEnv>): Promis
   const adapter = contentType.toLowerCase().startsWith('multipart/form-data')
     ? await upload(services, c, contentType)
     : await addFromSource(services, c);
+  c.set('audit', { object: adapter.name, detail: { digest: adapter.digest } });
   return c.json(view(c, adapter), 201);
 }
 
@@ -187,6 +188,7 @@ export async function actOnAdapter(services: Services, c: Context<AppEnv>): Prom
       'not_found',
       'Unknown action; there are load, unload, pin and unpin.',
     );
+  c.set('audit', { detail: { action } });
   const holders = await services.pool.holders(name);
   let adapter: Adapter | undefined;
   try {

@@ -1,7 +1,10 @@
-/** /api/keys: make, list, change and revoke API keys. A key can never hand out more than it may do itself. */
+/**
+ * /api/keys: make, list, change and revoke API keys. A key can never hand out more than it may do itself. Users see and manage their own keys,
+ * the operator's keys those that belong to no user, admins all; for everybody else a key does not exist.
+ */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { type Principal, SCOPES, type Scope } from '../auth/scopes.ts';
+import { effectiveScopes, isAdmin, type Principal, ROLE_SCOPES, SCOPES, type Scope } from '../auth/scopes.ts';
 import type { KeyRow } from '../db/schema.ts';
 import { ApiError, badRequest } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
@@ -25,6 +28,8 @@ export const keyCreateRequest = z
   .strictObject({
     name: keyName,
     scopes: z.array(z.enum(SCOPES)).min(1).max(SCOPES.length).default(['inference']),
+    /** Whose key it will be; by default the caller's own. For others, or null for the operator: admins only. */
+    user_id: z.string().min(1).max(128).nullish(),
     ...keyLimits,
   })
   .openapi('KeyCreateRequest');
@@ -34,6 +39,7 @@ export const keyView = z
   .object({
     id: z.string(),
     object: z.literal('api_key'),
+    user_id: z.string().nullable(),
     name: z.string(),
     hint: z.string(),
     scopes: z.array(z.string()),
@@ -56,6 +62,7 @@ function view(row: KeyRow): z.output<typeof keyView> {
   return {
     id: row.id,
     object: 'api_key',
+    user_id: row.userId,
     name: row.name,
     hint: row.hint,
     scopes: row.scopes,
@@ -86,8 +93,6 @@ function limitsOf(body: z.output<typeof keyPatchRequest>) {
 function forbidden(message: string): ApiError {
   return new ApiError(403, 'permission_error', 'insufficient_scope', message);
 }
-
-const isAdmin = (principal: Principal) => principal.scopes.has('admin');
 
 const RATES = ['requestsPerMinute', 'tokensPerMinute', 'concurrency'] as const;
 const RATE_DEFAULTS = {
@@ -122,12 +127,33 @@ function checkGrant(principal: Principal, grant: Grant): void {
   }
 }
 
+/** Whose the new key is. @throws ApiError 403 for another's, 400 for a user that cannot have it. */
+async function holderOf(
+  services: Services,
+  principal: Principal,
+  body: z.output<typeof keyCreateRequest>,
+): Promise<string | null> {
+  const given = body.user_id;
+  if (given === undefined || given === principal.userId) return principal.userId;
+  if (!isAdmin(principal)) throw forbidden('Only admins make keys for others.');
+  if (given === null) return null;
+  const user = await services.people.users.find(given);
+  if (user === null || user.state === 'disabled')
+    throw badRequest('user_id', 'invalid_value', `Invalid 'user_id': there is no user ${given} who could use a key.`);
+  const scope = body.scopes.find((one) => !ROLE_SCOPES[user.role].has(one));
+  if (scope !== undefined)
+    throw badRequest('scopes', 'invalid_value', `Invalid 'scopes': the role ${user.role} does not have \`${scope}\`.`);
+  return user.id;
+}
+
 export async function createKey(services: Services, c: Context<AppEnv>): Promise<Response> {
   const body = parseWith(keyCreateRequest, await readJsonObject(c.req.raw));
   const extra = limitsOf(body);
   if (typeof extra.expiresAt === 'number' && extra.expiresAt <= services.now())
     throw badRequest('expires_at', 'invalid_value', "Invalid 'expires_at': it lies in the past.");
-  checkGrant(c.get('principal'), {
+  const principal = c.get('principal');
+  const userId = await holderOf(services, principal, body);
+  checkGrant(principal, {
     scopes: body.scopes,
     models: extra.models ?? null,
     expiresAt: extra.expiresAt ?? null,
@@ -135,21 +161,69 @@ export async function createKey(services: Services, c: Context<AppEnv>): Promise
     tokensPerMinute: extra.tokensPerMinute ?? null,
     concurrency: extra.concurrency ?? null,
   });
-  const { row, credential } = await services.keys.create({ name: body.name, scopes: body.scopes as Scope[], ...extra });
+  // The account's own key counts too, and is one.
+  if (userId !== null && (await services.keys.countOf(userId)) > limits.keysPerUserMax) {
+    const message = `A user may have ${limits.keysPerUserMax} keys. Revoke some that are no longer needed.`;
+    throw badRequest(null, 'key_quota_exceeded', message);
+  }
+  const { row, credential } = await services.keys.create({
+    name: body.name,
+    userId,
+    scopes: body.scopes as Scope[],
+    ...extra,
+  });
+  c.set('audit', { object: row.id, detail: { scopes: row.scopes, user_id: row.userId } });
   // The only time the credential is ever shown.
   return c.json({ ...view(row), key: credential }, 201);
 }
 
+export const keysQuery = z.object({
+  /** For admins: whose; `operator`: those of no user. */
+  user_id: z.string().min(1).max(128).optional(),
+  limit: z.coerce.number().int().min(1).max(limits.keysListMax).default(limits.keysListMax),
+  after: z.string().max(128).optional(),
+});
+
 export async function listKeys(services: Services, c: Context<AppEnv>): Promise<Response> {
-  return c.json({ object: 'list', data: (await services.keys.list()).map(view) });
+  const query = parseWith(keysQuery, c.req.query());
+  const principal = c.get('principal');
+  const own = principal.userId;
+  const asked = query.user_id === 'operator' ? null : query.user_id;
+  const after = query.after === undefined ? null : await visible(services, principal, query.after);
+  if (query.after !== undefined && after === null)
+    throw badRequest('after', 'invalid_value', `Invalid 'after': there is no key ${query.after}.`);
+  // Whoever asks for another's keys gets what there is for them: none.
+  const nobody = !isAdmin(principal) && asked !== undefined && asked !== own;
+  const { rows, hasMore } = nobody
+    ? { rows: [], hasMore: false }
+    : await services.keys.list({ userId: isAdmin(principal) ? asked : own, limit: query.limit, after });
+  return c.json({
+    object: 'list',
+    data: rows.map(view),
+    first_id: rows[0]?.id ?? null,
+    last_id: rows.at(-1)?.id ?? null,
+    has_more: hasMore,
+  });
+}
+
+async function visible(services: Services, principal: Principal, id: string): Promise<KeyRow | null> {
+  const row = await services.keys.findListed(id);
+  return row !== null && (isAdmin(principal) || row.userId === principal.userId) ? row : null;
+}
+
+/** A key as far as its scopes count: what the role of its user took away is no reason to keep the user from it. */
+function counted(principal: Principal, row: KeyRow): KeyRow {
+  return { ...row, scopes: [...effectiveScopes(row.scopes, row.userId === null ? null : principal.role)] };
 }
 
 async function manageable(services: Services, c: Context<AppEnv>): Promise<KeyRow> {
-  const row = await services.keys.find(c.req.param('id') ?? '');
+  const principal = c.get('principal');
+  const row = await visible(services, principal, c.req.param('id') ?? '');
   if (row === null)
     throw new ApiError(404, 'invalid_request_error', 'key_not_found', 'There is no key with this id.', { param: 'id' });
-  const principal = c.get('principal');
-  const scope = isAdmin(principal) ? undefined : row.scopes.find((one) => !principal.scopes.has(one));
+  const scope = isAdmin(principal)
+    ? undefined
+    : counted(principal, row).scopes.find((one) => !principal.scopes.has(one));
   if (scope !== undefined)
     throw forbidden(`This key lacks the scope \`${scope}\`, so it cannot manage a key that has it.`);
   return row;
@@ -159,11 +233,13 @@ export async function patchKey(services: Services, c: Context<AppEnv>): Promise<
   const row = await manageable(services, c);
   const body = parseWith(keyPatchRequest, await readJsonObject(c.req.raw));
   const extra = limitsOf(body);
-  checkGrant(c.get('principal'), { ...row, ...extra });
+  const principal = c.get('principal');
+  checkGrant(principal, { ...counted(principal, row), ...extra });
   const changed = await services.keys.patch(row.id, {
     ...(body.name === undefined ? {} : { name: body.name }),
     ...extra,
   });
+  c.set('audit', { detail: { changed: Object.keys(body) } });
   return c.json(view(changed ?? row));
 }
 

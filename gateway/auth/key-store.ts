@@ -3,7 +3,7 @@
  * Lookups are cached under that full hash and nothing shorter (a cache keyed by a prefix lets one key pass as another).
  * Revocation here is effective with the next request; other gateways on the same database learn of it when their cache entry ends.
  */
-import { and, desc, eq, isNull } from 'drizzle-orm';
+import { and, count, desc, eq, isNull, lt, or } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import type { Database } from '../db/open.ts';
 import { type KeyRow, keys, type UserRow, users } from '../db/schema.ts';
@@ -94,8 +94,48 @@ export class KeyStore {
     return { row: row as KeyRow, credential };
   }
 
-  async list(): Promise<KeyRow[]> {
-    return this.#db.select().from(keys).orderBy(desc(keys.createdAt)).limit(limits.keysListMax);
+  /** Newest first. @param userId whose; null: the operator's; undefined: everybody's. The keys of accounts are in no list. */
+  async list(page: {
+    userId?: string | null | undefined;
+    limit: number;
+    after: KeyRow | null;
+  }): Promise<{ rows: KeyRow[]; hasMore: boolean }> {
+    const { userId, limit, after } = page;
+    const found = await this.#db
+      .select({ key: keys })
+      .from(keys)
+      .leftJoin(users, eq(users.accountKey, keys.id))
+      .where(
+        and(
+          isNull(users.id),
+          userId === undefined ? undefined : userId === null ? isNull(keys.userId) : eq(keys.userId, userId),
+          after === null
+            ? undefined
+            : or(lt(keys.createdAt, after.createdAt), and(eq(keys.createdAt, after.createdAt), lt(keys.id, after.id))),
+        ),
+      )
+      .orderBy(desc(keys.createdAt), desc(keys.id))
+      .limit(limit + 1);
+    return { rows: found.slice(0, limit).map(({ key }) => key), hasMore: found.length > limit };
+  }
+
+  /** As find, but for the keys of accounts, which nobody manages. */
+  async findListed(id: string): Promise<KeyRow | null> {
+    const [row] = await this.#db
+      .select({ key: keys })
+      .from(keys)
+      .leftJoin(users, eq(users.accountKey, keys.id))
+      .where(and(eq(keys.id, id), isNull(users.id)));
+    return row?.key ?? null;
+  }
+
+  /** Keys of a user that are not revoked, the account's included. */
+  async countOf(userId: string): Promise<number> {
+    const [row] = await this.#db
+      .select({ count: count() })
+      .from(keys)
+      .where(and(eq(keys.userId, userId), isNull(keys.revokedAt)));
+    return row?.count ?? 0;
   }
 
   async find(id: string): Promise<KeyRow | null> {

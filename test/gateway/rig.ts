@@ -104,7 +104,11 @@ export async function startRig(
     openMetrics: options.openMetrics ?? false,
     version: '0.0.0',
     settlementAbsencesMax: 5,
-    ...(options.people === undefined ? {} : { people: options.people }),
+    people: {
+      passwordCost: { N: 16, r: 1, p: 1 },
+      addressOf: (env) => (env as { address?: string } | undefined)?.address ?? null,
+      ...options.people,
+    },
     ...(options.now === undefined ? {} : { now: options.now }),
   });
   const { keys, people, settler } = app.services;

@@ -56,7 +56,9 @@ async function fileOf(services: Services, c: Context<AppEnv>): Promise<FileRow> 
 }
 
 export async function createFile(services: Services, c: Context<AppEnv>): Promise<Response> {
-  return c.json(viewOfFile(await upload(services.factory, c.get('principal'), c.req.raw)));
+  const principal = c.get('principal');
+  const recheck = () => services.people.recheck(principal, 'fine_tuning');
+  return c.json(viewOfFile(await upload(services.factory, principal, c.req.raw, recheck)));
 }
 
 export async function listFiles(services: Services, c: Context<AppEnv>): Promise<Response> {

@@ -117,7 +117,13 @@ async function checkTraining(draft: Draft, name: string, given: z.output<typeof 
   if (unreadable !== undefined) throw badRequest('file', null, unreadable.message);
 }
 
-export async function upload(factory: Factory, principal: Principal, request: Request): Promise<FileRow> {
+/** @param recheck throws if the caller may no longer do this: hours can pass while a file comes in. */
+export async function upload(
+  factory: Factory,
+  principal: Principal,
+  request: Request,
+  recheck: () => Promise<void>,
+): Promise<FileRow> {
   const id = `file-${randomId()}`;
   let draft: Draft | null = null;
   try {
@@ -149,6 +155,7 @@ export async function upload(factory: Factory, principal: Principal, request: Re
       createdAt,
       expiresAt: seconds === null ? null : createdAt + seconds * 1000,
     };
+    await recheck();
     const quota = { count: limits.filesPerKeyMax, bytes: limits.fileBytesPerKeyMax };
     if (!(await factory.files.insertWithin(row, quota))) {
       const message = `This key's files would be more than ${quota.count} or larger than ${quota.bytes} bytes in all. Delete files that are no longer needed.`;
