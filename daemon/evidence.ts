@@ -9,6 +9,7 @@ export {
   parseCheckpoint,
   signCheckpoint,
 } from './receipts/checkpoint.ts';
+export { DATANET_ROW, type DatanetRowRecord } from './receipts/datanet-row.ts';
 export { canonicalJson } from './receipts/entry.ts';
 export { createKey, type LogKey, loadKey } from './receipts/key.ts';
 export {
@@ -21,3 +22,4 @@ export {
   verifyInclusion,
 } from './receipts/merkle.ts';
 export { type NoteVerifier, parseVkey, signNote } from './receipts/note.ts';
+export { DATANET_ROW_PROOF } from './receipts/verify-datanet-row.ts';

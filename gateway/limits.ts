@@ -185,6 +185,7 @@ export const limits = {
   /** A word that every row has matches very many: so many of the newest are ranked, and so many looked at for those one may read. */
   searchRankedMax: 500,
   searchExaminedMax: 10_000,
+  searchRankedCharactersMax: 400_000,
 
   /** Contributions: rows of one; characters of a row as canonical JSON; how many a user may have under way. */
   contributionRowsMax: 250_000,
@@ -223,6 +224,8 @@ export const limits = {
   accessReasonCharactersMax: 2_000,
   accessRequestsPendingMax: 100,
 
+  /** Versions of Datanets in one page of /v1/files?purpose=datanet. */
+  datanetFilesListMax: 1_000,
   /** Sources of one mixture, and their weights. */
   mixtureSourcesMax: 16,
   mixtureWeightMax: 1_000_000,
@@ -230,8 +233,6 @@ export const limits = {
   mixtureReadRows: 256,
   /** Jobs that have not begun are asked again so often whether they still may: grants expire, roles change. */
   trainingRightsEveryMs: 30_000,
-  /** Contributors that one answer about an adapter's sources names. */
-  sourceContributorsMax: 1_000,
 
   /** Versions of Datanets: rows that one statement writes, leaves that one reads, rows whose contents one takes away. */
   versionRowsAtOnce: 1_000,
@@ -252,7 +253,8 @@ export const limits = {
   /** Exports: rows and characters that are read at once. */
   exportRowsAtOnce: 256,
   exportCharactersAtOnce: 1024 * 1024,
-  /** Digests of exports that are remembered. */
+  /** Digests of exports that are remembered, and how long one waits for its turn to be made. */
+  exportDigestWaitMs: 60_000,
   exportDigestsMax: 1_000,
 
   /** Distinct model names in metric labels; the rest are counted as `other`. */

@@ -1,5 +1,6 @@
 /** `modelfactory receipt` and `modelfactory verify` */
-import { existsSync } from 'node:fs';
+import type { Command } from 'commander';
+import { type Context, subcommand } from './command.ts';
 import { writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { formatReport, verifyFile } from '../../daemon/receipts/verify.ts';
@@ -38,10 +39,25 @@ export interface VerifyOptions {
 
 /** Needs no server and no network. Returns the exit code. */
 export async function verify(file: string, options: VerifyOptions, { out }: Output): Promise<number> {
-  // On the machine that keeps the log its own key is at hand; elsewhere one is given, or the file's own is shown as such.
-  const own = join(resolve(root, process.env.MODELFACTORY_DATA || 'data'), 'keys', 'log.vkey');
-  const vkeyPath = options.vkeyFile ?? (options.vkey === undefined && existsSync(own) ? own : undefined);
-  const report = await verifyFile(file, { vkey: options.vkey, vkeyPath });
+  // On the machine that made the proof its keys are at hand; elsewhere one is given, or the file's own is shown as such.
+  const keysFolder = join(resolve(root, process.env.MODELFACTORY_DATA || 'data'), 'keys');
+  const report = await verifyFile(file, { vkey: options.vkey, vkeyPath: options.vkeyFile, keysFolder });
   out(options.json ? JSON.stringify(report, null, 2) : formatReport(report));
   return report.ok ? 0 : 1;
+}
+
+export function receiptCommands(program: Command, { client, output, setCode }: Context): void {
+  program
+    .command('receipt <id>')
+    .description('save the receipt of an answer with its proof (its id is in the x-receipt-id header)')
+    .option('--out <file>', 'where to; default: standard output')
+    .action((id, options) => saveReceipt(client(), id, options, output));
+  subcommand(
+    program,
+    'verify <file>',
+    'check a receipt, or the proof of a row of a Datanet, offline: its form, the signature of the log, and that it is in the log',
+  )
+    .option('--vkey <key>', "the log's public key (name+hash+key); trust nothing else")
+    .option('--vkey-file <file>', 'a file that holds it')
+    .action(async (file: string, options: VerifyOptions) => setCode(await verify(file, options, output)));
 }

@@ -26,7 +26,8 @@ export const LOG_LIMITS = {
   treeSizeMax: 2 ** 48,
   noteBytesMax: 1024 * 1024,
   noteSignaturesMax: 64,
-  verifyFileBytesMax: 4 * 1024 * 1024,
+  /** A row of a Datanet has up to 4 MB, and as text inside JSON up to twice that. */
+  verifyFileBytesMax: 16 * 1024 * 1024,
   /** Restarting a dead log thread. */
   restartFirstMs: 50,
   restartMaxMs: 5_000,

@@ -1,38 +1,28 @@
 /**
- * Offline verification of what the log hands out: a receipt with its inclusion proof, or a consistency proof between two checkpoints.
+ * Offline verification of what the log hands out: a receipt with its inclusion proof, or a consistency proof between two checkpoints; and
+ * of the proof that a row is in a version of a Datanet.
  * Trusts nothing but a verifier key. Never throws for what a file holds: every finding is a line of the report.
  */
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { type Receipt, receipt as receiptSchema } from '../protocol.ts';
 import { type Checkpoint, openCheckpoint, parseCheckpoint } from './checkpoint.ts';
-import { decodeBase64 } from './encoding.ts';
 import { canonicalJson } from './entry.ts';
 import { LOG_LIMITS } from './limits.ts';
 import { emptyRoot, leafHash, verifyConsistency, verifyInclusion } from './merkle.ts';
-import { type NoteVerifier, parseVkey } from './note.ts';
+import type { NoteVerifier } from './note.ts';
+import {
+  chooseKey,
+  decodeHashes,
+  failed,
+  passed,
+  report,
+  type VerifyCheck,
+  type VerifyOptions,
+  type VerifyReport,
+} from './verify-checks.ts';
+import { DATANET_ROW_PROOF, verifyDatanetRow } from './verify-datanet-row.ts';
 
-export interface VerifyCheck {
-  name: 'file' | 'entry' | 'receipt' | 'key' | 'checkpoint' | 'inclusion' | 'consistency';
-  ok: boolean;
-  /** One sentence for a person. */
-  detail: string;
-}
-export interface VerifyReport {
-  /** True when every check passed. Look at `pinned` too: without a key of your own, only the file's agreement with itself was shown. */
-  ok: boolean;
-  kind: 'receipt' | 'consistency' | 'unknown';
-  /** The signature was checked against a key that did not come from the file. */
-  pinned: boolean;
-  checks: VerifyCheck[];
-  /** The receipt, when it could be read. */
-  receipt?: Receipt;
-}
-export interface VerifyOptions {
-  /** Verifier key of the log: name+hash+key. */
-  vkey?: string | undefined;
-  /** A file that holds it (keys/log.vkey). A file that can't be read is a failed check. */
-  vkeyPath?: string | undefined;
-}
+export type { VerifyCheck, VerifyOptions, VerifyReport } from './verify-checks.ts';
 
 /** Checks a JSON file as GET /v1/receipts/{id} or GET /log/consistency returns it. */
 export async function verifyFile(path: string, options: VerifyOptions = {}): Promise<VerifyReport> {
@@ -54,7 +44,7 @@ function readLimited(path: string): string {
     for (let read = -1; read !== 0 && length < buffer.length; length += read)
       read = readSync(file, buffer, length, buffer.length - length, null);
     if (length === buffer.length)
-      throw new Error(`it has more than ${LOG_LIMITS.verifyFileBytesMax} bytes, so it is no receipt`);
+      throw new Error(`it has more than ${LOG_LIMITS.verifyFileBytesMax} bytes, so it is no proof`);
     return buffer.toString('utf8', 0, length);
   } finally {
     closeSync(file);
@@ -70,16 +60,13 @@ export function verifyText(text: string, options: VerifyOptions = {}): VerifyRep
   }
   if (typeof value === 'object' && value !== null) {
     const fields = value as Record<string, unknown>;
+    if (fields.type === DATANET_ROW_PROOF) return verifyDatanetRow(fields, options);
     if ('entry' in fields) return verifyReceipt(fields, options);
     if ('consistencyProof' in fields) return verifyGrowth(fields, options);
   }
   const detail =
-    'The file holds neither a receipt (entry, leafIndex, inclusionProof, checkpoint) nor a consistency proof (oldCheckpoint, newCheckpoint, consistencyProof).';
+    'The file holds neither a receipt or a row of a Datanet (entry, leafIndex, inclusionProof, checkpoint) nor a consistency proof (oldCheckpoint, newCheckpoint, consistencyProof).';
   return report('unknown', false, [{ name: 'file', ok: false, detail }]);
-}
-
-function report(kind: VerifyReport['kind'], pinned: boolean, checks: VerifyCheck[], receipt?: Receipt): VerifyReport {
-  return { ok: checks.length > 0 && checks.every(({ ok }) => ok), kind, pinned, checks, ...(receipt && { receipt }) };
 }
 
 function verifyReceipt(fields: Record<string, unknown>, options: VerifyOptions): VerifyReport {
@@ -105,7 +92,7 @@ function verifyReceipt(fields: Record<string, unknown>, options: VerifyOptions):
           `The proof does not lead from this receipt as leaf ${leafIndex} to the root of the checkpoint (${size} leaves).`,
         );
   }
-  return report('receipt', pinned, [...checks, inclusion], receipt);
+  return report('receipt', pinned, [...checks, inclusion], receipt && { receipt });
 }
 
 function checkEntry(entry: unknown): { checks: VerifyCheck[]; receipt?: Receipt } {
@@ -182,41 +169,6 @@ function checkConsistency(older: Checkpoint | null, newer: Checkpoint | null, pr
       );
 }
 
-/** The caller's key if there is one (then a bad one is an error, never replaced by the file's own), else the file's. */
-function chooseKey(
-  ownKey: unknown,
-  { vkey, vkeyPath }: VerifyOptions,
-): { check: VerifyCheck; verifier: NoteVerifier | null; pinned: boolean } {
-  const pinned = vkey !== undefined || vkeyPath !== undefined;
-  try {
-    if (vkey !== undefined) {
-      const verifier = parseVkey(vkey);
-      return { check: passed('key', `Checked against the key given: ${verifier.name}.`), verifier, pinned };
-    }
-    if (vkeyPath !== undefined) {
-      const verifier = parseVkey(readFileSync(vkeyPath, 'utf8'));
-      return { check: passed('key', `Checked against the key in ${vkeyPath}: ${verifier.name}.`), verifier, pinned };
-    }
-    if (typeof ownKey !== 'string')
-      return { check: failed('key', 'There is no verifier key: give one (vkey).'), verifier: null, pinned };
-    const verifier = parseVkey(ownKey);
-    return {
-      check: passed(
-        'key',
-        `Signature checked against the key inside the file (${verifier.name}): not pinned. Give the log's key to be sure who signed.`,
-      ),
-      verifier,
-      pinned,
-    };
-  } catch (error) {
-    return {
-      check: failed('key', `The verifier key can't be used: ${(error as Error).message}`),
-      verifier: null,
-      pinned,
-    };
-  }
-}
-
 /** The checkpoint is returned also when its signature fails, so that the other checks can still say something. */
 function checkCheckpoint(
   what: string,
@@ -244,19 +196,6 @@ function checkCheckpoint(
   } catch (error) {
     return { check: failed('checkpoint', `The ${what} is not to be trusted: ${(error as Error).message}`), checkpoint };
   }
-}
-
-function decodeHashes(value: unknown): Buffer[] | null {
-  if (!Array.isArray(value)) return null;
-  const hashes = value.map(decodeBase64);
-  return hashes.every((hash) => hash !== null) ? (hashes as Buffer[]) : null;
-}
-
-function passed(name: VerifyCheck['name'], detail: string): VerifyCheck {
-  return { name, ok: true, detail };
-}
-function failed(name: VerifyCheck['name'], detail: string): VerifyCheck {
-  return { name, ok: false, detail };
 }
 
 /** The report as lines for a terminal. */

@@ -3,25 +3,10 @@
  * by this server, so that a leaf can be shown to anybody without the content.
  */
 import { createHash, sign } from 'node:crypto';
-import { canonicalJson, type LogKey, leafHash } from '../../../daemon/evidence.ts';
+import { canonicalJson, DATANET_ROW, type DatanetRowRecord, type LogKey, leafHash } from '../../../daemon/evidence.ts';
 
-export const LEAF_TYPE = 'modelfactory.datanet-row/1';
-
-export interface LeafRecord {
-  type: typeof LEAF_TYPE;
-  datanet: string;
-  /** SHA-256 of the row's canonical content, hex. */
-  content: string;
-  /** Id of the user who contributed it. */
-  contributor: string;
-  contribution: string;
-  /** SPDX expression it was contributed under. */
-  licence: string;
-  /** ISO time. */
-  time: string;
-  /** Model that wrote it; null: a person's. */
-  generated_by: string | null;
-}
+export const LEAF_TYPE = DATANET_ROW;
+export type LeafRecord = DatanetRowRecord;
 
 export interface Leaf {
   /** Canonical JSON of `{record, signature}`: the bytes of the leaf. */

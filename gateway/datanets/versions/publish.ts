@@ -4,9 +4,9 @@
  * withdrawal had marked all its rows (`sealed`): see recover().
  */
 import type { Client, InStatement } from '@libsql/client';
-import { and, eq } from 'drizzle-orm';
+import { and, desc, eq, lt } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
-import { formatCheckpoint, type LogKey, signNote } from '../../../daemon/evidence.ts';
+import { DATANET_ROW_PROOF, formatCheckpoint, type LogKey, signNote } from '../../../daemon/evidence.ts';
 import {
   type DataRow,
   type DatanetRow,
@@ -22,7 +22,16 @@ import type { Log } from '../../services.ts';
 import { eraseContents, pause } from './erase.ts';
 import { StatisticsSum, type VersionStatistics } from './statistics.ts';
 import { VersionTree } from './tree.ts';
-import { leafPages, removedSeqs, rowGroups, rowsOf } from './version-rows.ts';
+import {
+  contentPages,
+  countDifference,
+  type Difference,
+  differingRows,
+  leafPages,
+  removedSeqs,
+  rowGroups,
+  rowsOf,
+} from './version-rows.ts';
 
 const HASH_BYTES = 32;
 
@@ -36,11 +45,9 @@ export interface VersionsDeps {
   exclusive: boolean;
 }
 
-export const PROOF_TYPE = 'modelfactory.datanet-row-proof/1';
-
 /** What GET …/proof answers and `modelfactory verify` checks. */
 export interface RowProof {
-  type: typeof PROOF_TYPE;
+  type: typeof DATANET_ROW_PROOF;
   /** The leaf's bytes: canonical JSON of `{record, signature}`. */
   entry: string;
   leafIndex: number;
@@ -163,6 +170,60 @@ export class Versions {
     return version?.state === 'published' ? version : null;
   }
 
+  /** Published versions, newest first; `before`: only those with a smaller number. */
+  list(datanetId: string, before: number | null, limit: number): Promise<VersionRow[]> {
+    return this.#db
+      .select()
+      .from(datanetVersions)
+      .where(
+        and(
+          eq(datanetVersions.datanetId, datanetId),
+          eq(datanetVersions.state, 'published'),
+          before === null ? undefined : lt(datanetVersions.number, before),
+        ),
+      )
+      .orderBy(desc(datanetVersions.number))
+      .limit(limit);
+  }
+
+  countDifference(datanetId: string, from: number, to: number): Promise<Difference> {
+    return countDifference(this.#client, datanetId, from, to);
+  }
+
+  /** Rows that are in version `inside` and not in `outside`. */
+  differingRows(
+    datanetId: string,
+    inside: number,
+    outside: number,
+    afterSeq: number,
+    limit: number,
+  ): Promise<DataRow[]> {
+    return differingRows(this.#db, datanetId, inside, outside, afterSeq, limit);
+  }
+
+  /** A version's rows with contents, a bounded portion at a time. */
+  contents(datanetId: string, number: number, options: { signal?: AbortSignal | undefined } = {}) {
+    return contentPages(this.#client, datanetId, number, options);
+  }
+
+  /** Whose the rows are that a list of numbers, or a contribution, names; rows of other Datanets are not there. */
+  async contributorsOf(
+    datanetId: string,
+    named: number[] | { contribution: string },
+  ): Promise<{ contributor: string; rows: number[]; unpublished: boolean }[]> {
+    const { rows } = await this.#client.execute({
+      sql: `SELECT contributor, group_concat(seq) AS seqs, max(added_in IS NULL) AS unpublished FROM datanet_rows WHERE datanet_id = ? AND ${
+        Array.isArray(named) ? 'seq IN (SELECT value FROM json_each(?))' : 'contribution_id = ?'
+      } GROUP BY contributor`,
+      args: [datanetId, Array.isArray(named) ? JSON.stringify(named) : named.contribution],
+    });
+    return rows.map(({ contributor, seqs, unpublished }) => ({
+      contributor: contributor as string,
+      rows: (seqs as string).split(',').map(Number),
+      unpublished: unpublished === 1,
+    }));
+  }
+
   /** Rows of a version in their order, behind `afterSeq`. */
   rows(datanetId: string, number: number, afterSeq: number, limit: number): Promise<DataRow[]> {
     return rowsOf(this.#db, datanetId, number, afterSeq, limit);
@@ -182,7 +243,7 @@ export class Versions {
     if (row === undefined) return null;
     const proof = await tree.proof(leafIndex);
     return {
-      type: PROOF_TYPE,
+      type: DATANET_ROW_PROOF,
       entry: row.entry,
       leafIndex,
       inclusionProof: proof.map((hash) => hash.toString('base64')),

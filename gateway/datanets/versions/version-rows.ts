@@ -74,6 +74,8 @@ export interface ContentRow {
   seq: number;
   contributor: string;
   contributionId: string;
+  /** SPDX expression it was contributed under. */
+  licence: string;
   /** null: erased. */
   content: string | null;
   contentHash: string;
@@ -94,11 +96,12 @@ export async function* contentPages(
   for (;;) {
     options.signal?.throwIfAborted();
     const { rows } = await client.execute({
-      sql: `SELECT r.seq, r.contributor, r.contribution_id AS contributionId, r.content, r.content_hash AS contentHash, r.leaf_hash AS leafHash
+      sql: `SELECT r.seq, r.contributor, r.contribution_id AS contributionId, c.licence, r.content, r.content_hash AS contentHash, r.leaf_hash AS leafHash
         FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM (
           SELECT t.seq, r.size FROM (SELECT seq FROM ${TREE} WHERE datanet_id = :datanet AND seq > :after AND ${IN_VERSION}
             ORDER BY seq LIMIT :most) t CROSS JOIN datanet_rows r ON r.seq = t.seq)) page
-        CROSS JOIN datanet_rows r ON r.seq = page.seq WHERE page.before < :characters ORDER BY r.seq`,
+        CROSS JOIN datanet_rows r ON r.seq = page.seq
+          LEFT JOIN contributions c ON c.id = r.contribution_id WHERE page.before < :characters ORDER BY r.seq`,
       args: {
         datanet: datanetId,
         version,
@@ -109,15 +112,24 @@ export async function* contentPages(
     });
     if (rows.length === 0) return;
     const page = rows.map((row) => {
-      const { seq, contributor, contributionId, content, contentHash, leafHash } = row as unknown as ContentRow;
-      return { seq, contributor, contributionId, content, contentHash, leafHash: new Uint8Array(leafHash) };
+      const found = row as unknown as ContentRow;
+      const { seq, contributor, contributionId, content, contentHash } = found;
+      const licence = found.licence ?? 'NOASSERTION';
+      return {
+        seq,
+        contributor,
+        contributionId,
+        licence,
+        content,
+        contentHash,
+        leafHash: new Uint8Array(found.leafHash),
+      };
     });
     yield page;
     after = (page.at(-1) as ContentRow).seq;
   }
 }
 
-/** The versions that have been counted here have equal rows outside of what is added and removed. */
 export interface Difference {
   added: number;
   removed: number;

@@ -117,6 +117,18 @@ export class CsvParser {
   }
 }
 
+/** Names the columns of a record whose cell has an apostrophe in front that is not of the text, so that no spreadsheet runs it (as our exports do). */
+const GUARDED = '_guarded';
+
+function unguarded(record: Record<string, string>): Record<string, string> {
+  const { [GUARDED]: columns, ...rest } = record;
+  if (columns === undefined) return record;
+  for (const name of columns.split(' ')) {
+    if (rest[name]?.startsWith("'") === true) rest[name] = rest[name].slice(1);
+  }
+  return rest;
+}
+
 function delimiterOf(header: string): string {
   const counts = [',', ';', '\t'].map((delimiter) => {
     const outside = header.replace(/"[^"]*"/g, '');
@@ -160,7 +172,7 @@ export async function* csvRecords(source: ByteSource, kind: 'csv' | 'tsv'): Asyn
         const names = header;
         records.push({
           line: row.line,
-          value: Object.fromEntries(row.cells.map((cell, index) => [names[index] as string, cell])),
+          value: unguarded(Object.fromEntries(row.cells.map((cell, index) => [names[index] as string, cell]))),
         });
       }
     }

@@ -117,10 +117,15 @@ function listOf(value: unknown): unknown {
   }
 }
 
+/** A cell of a table for what need not be there; in JSON it is what it is. */
+function optional(value: unknown): unknown {
+  return value === '' ? undefined : listOf(value);
+}
+
 function chat(row: Row, at: LineProblems): TrainingExample | null {
   const messages = messagesOf(listOf(row.messages), 'messages', at);
-  const tools = toolsOf(row, '', at);
-  const parallel = row.parallel_tool_calls;
+  const tools = toolsOf({ tools: optional(row.tools), functions: optional(row.functions) }, '', at);
+  const parallel = optional(row.parallel_tool_calls);
   if (parallel !== undefined && parallel !== null && typeof parallel !== 'boolean')
     at.error('parallel_tool_calls', 'data_type', '`parallel_tool_calls` must be true or false.');
   if (messages === null) return null;
@@ -176,7 +181,7 @@ function preferenceSide(row: Row, names: readonly string[], at: LineProblems) {
 }
 
 function preference(row: Row, at: LineProblems): TrainingExample | null {
-  const input = row.input;
+  const input = listOf(row.input);
   if (typeof input !== 'object' || input === null || Array.isArray(input)) {
     at.error('input', 'invalid_preference', `\`input\` must be an object with \`messages\`, found ${typeName(input)}.`);
     return null;
