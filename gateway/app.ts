@@ -13,6 +13,7 @@ import type { Price } from './config.ts';
 import { DaemonClient, type Fetch } from './daemons/client.ts';
 import { DaemonPool } from './daemons/pool.ts';
 import type { Post } from './daemons/post.ts';
+import { type DatanetDeps, Datanets } from './datanets/datanets.ts';
 import type { Database } from './db/open.ts';
 import { ApiError, errorResponse, toApiError } from './errors.ts';
 import { AliasRows } from './factory/evaluations/alias-rows.ts';
@@ -40,6 +41,8 @@ export interface AppDeps {
   price: Price;
   /** Where uploaded files are kept, and what training costs. */
   factory: Pick<FactoryDeps, 'storage' | 'trainingMicrosPerMillion' | 'organization'>;
+  /** What signs rows of Datanets, and where contributions are kept and read. */
+  datanets: DatanetDeps;
   people?: PeopleOptions;
   log: Log;
   /** /metrics without a key, for callers that did not come through a proxy. */
@@ -85,9 +88,14 @@ export function createApp(deps: AppDeps): App {
     now,
     currency: deps.price.currency,
   });
+  const datanets: Datanets = new Datanets(
+    { ...deps.datanets, db: deps.db, exclusive: deps.exclusiveDatabase, log: deps.log, now },
+    () => services,
+  );
   const services: Services = {
     keys,
     factory,
+    datanets,
     people,
     organizations: new Organizations(deps.db, now),
     aliases: new AliasRows(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 1_000 }),

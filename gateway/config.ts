@@ -18,6 +18,8 @@ export interface Config {
   trainingMicrosPerMillion: number;
   /** Stands in the names of fine-tuned models: ft:BASE:ORGANIZATION:SUFFIX:ID. */
   organization: string;
+  /** Bytes that a user may contribute to Datanets in 24 hours; null: the default. */
+  contributionBytesPerDay: number | null;
   /** Without a key, to callers that did not come through a proxy. */
   openMetrics: boolean;
   /** Where browsers reach the gateway, if not where it listens: the origin of a proxy. */
@@ -96,6 +98,9 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     price: checked.data,
     trainingMicrosPerMillion: integer('MODELFACTORY_PRICE_TRAINING', env.MODELFACTORY_PRICE_TRAINING, 1_000_000, 1e12),
     organization,
+    contributionBytesPerDay: env.MODELFACTORY_CONTRIBUTION_BYTES
+      ? integer('MODELFACTORY_CONTRIBUTION_BYTES', env.MODELFACTORY_CONTRIBUTION_BYTES, 0, Number.MAX_SAFE_INTEGER)
+      : null,
     openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
     publicUrl: publicUrl === null ? null : new URL(publicUrl).origin,
     trustProxy: flag('MODELFACTORY_TRUST_PROXY', env.MODELFACTORY_TRUST_PROXY),

@@ -8,11 +8,13 @@ import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import type { Logger } from 'pino';
 import { Agent, fetch as undiciFetch } from 'undici';
+import { createKey, type LogKey, loadKey } from '../daemon/evidence.ts';
 import { type App, createApp } from './app.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
 import type { Fetch } from './daemons/client.ts';
 import type { Post } from './daemons/post.ts';
 import { undiciPost } from './daemons/undici-post.ts';
+import { workerIngester } from './datanets/contributions/worker-ingester.ts';
 import { openDatabase } from './db/open.ts';
 import { diskStorage } from './factory/files/storage.ts';
 import { limits } from './limits.ts';
@@ -34,6 +36,11 @@ function daemonConnections(): { fetch: Fetch; post: Post; close: () => Promise<v
   const fetch = (url: string, init?: RequestInit) =>
     undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
   return { fetch, post: undiciPost(agent), close: () => agent.destroy() };
+}
+
+/** Signs rows and versions of Datanets; made at the first start. */
+function datanetKey(path: string): LogKey {
+  return loadKey(path) ?? createKey(path);
 }
 
 /** `admin.key` holds the key and nothing else. Made when there is none, or when the database does not know the one there. */
@@ -95,6 +102,15 @@ async function main(config: Config): Promise<void> {
       trainingMicrosPerMillion: config.trainingMicrosPerMillion,
       organization: config.organization,
     },
+    datanets: {
+      key: datanetKey(join(config.dataDir, 'keys', 'datanets.key')),
+      storage: diskStorage(join(config.dataDir, 'contributions')),
+      ingester: workerIngester({
+        url: config.databaseUrl,
+        ...(config.databaseToken === undefined ? {} : { authToken: config.databaseToken }),
+      }),
+      ...(config.contributionBytesPerDay === null ? {} : { bytesPerDay: config.contributionBytesPerDay }),
+    },
     people: { addressOf: nodeAddress({ trustProxy: config.trustProxy }), publicUrl: config.publicUrl },
     log,
     openMetrics: config.openMetrics,
@@ -103,6 +119,7 @@ async function main(config: Config): Promise<void> {
     supervisor: async () => (statePath === undefined ? null : JSON.parse(await readFile(statePath, 'utf8'))),
   });
   const adminKeyPath = await ensureAdminKey(app, config.dataDir);
+  await app.services.datanets.start({ exclusive: opened.exclusive });
   await app.services.factory.start({ exclusive: opened.exclusive });
   const stopSweeping = startSweeping(app, opened.exclusive ? startedAt : 0, log);
 
@@ -138,7 +155,7 @@ async function main(config: Config): Promise<void> {
     stopping = true;
     log.info({ signal }, 'stopping: no new requests, those in flight are finished');
     stopSweeping();
-    const factoryStopped = app.services.factory.stop();
+    const stopped = Promise.all([app.services.factory.stop(), app.services.datanets.stop()]);
     const force = setTimeout(() => server.closeAllConnections(), limits.shutdownMs);
     // Kept-alive connections become idle one by one as their last answers end.
     const idle = setInterval(() => server.closeIdleConnections(), 50);
@@ -146,7 +163,7 @@ async function main(config: Config): Promise<void> {
       clearInterval(idle);
       clearTimeout(force);
       await Promise.race([app.services.settler.idle(), new Promise((resolve) => setTimeout(resolve, 2_000))]);
-      await factoryStopped;
+      await stopped;
       await daemons.close();
       opened.close();
       log.flush();

@@ -22,6 +22,7 @@ import {
   revokeKey,
 } from './api/keys.ts';
 import type { Access } from './auth/scopes.ts';
+import { datanetRoutes } from './datanets/routes.ts';
 import { evaluationRoutes } from './factory/evaluations/routes.ts';
 import { factoryRoutes } from './factory/routes.ts';
 import { createChatCompletion } from './openai/chat.ts';
@@ -185,6 +186,7 @@ export function routesOf(
     },
     ...factoryRoutes(s),
     ...evaluationRoutes(s),
+    ...datanetRoutes(s),
     ...peopleRoutes(s),
     ...organizationRoutes(s),
     {
@@ -405,6 +407,12 @@ export function describe(app: OpenAPIHono<AppEnv>, routes: Route[]): void {
     scheme: 'bearer',
     description: 'An API key, mf-…',
   });
+  app.openAPIRegistry.registerComponent('securitySchemes', 'session', {
+    type: 'apiKey',
+    in: 'cookie',
+    name: 'mf_session',
+    description: 'A browser’s session; whatever changes something also needs its x-csrf-token.',
+  });
   const failure = { description: 'Any failure', content: { 'application/json': { schema: error } } };
   for (const route of routes) {
     const names = [...route.path.matchAll(/\{(\w+)\}/g)].map((match) => match[1] as string);
@@ -420,8 +428,8 @@ export function describe(app: OpenAPIHono<AppEnv>, routes: Route[]): void {
       ...(route.access === 'public'
         ? {}
         : {
-            security: [{ key: [] }],
-            description: route.access === 'any' ? 'Any valid key.' : `Scope: ${route.access}.`,
+            security: [{ key: [] }, { session: [] }],
+            description: route.access === 'any' ? 'Any valid key or session.' : `Scope: ${route.access}.`,
           }),
       request: {
         ...(names.length === 0

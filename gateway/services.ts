@@ -6,6 +6,7 @@ import type { RateLimiter } from './auth/rate-limit.ts';
 import type { Principal } from './auth/scopes.ts';
 import type { Price } from './config.ts';
 import type { DaemonPool } from './daemons/pool.ts';
+import type { Datanets } from './datanets/datanets.ts';
 import type { AliasRows } from './factory/evaluations/alias-rows.ts';
 import type { EvaluationRows } from './factory/evaluations/evaluation-rows.ts';
 import type { Factory } from './factory/factory.ts';
@@ -29,6 +30,7 @@ export interface Services {
   pool: DaemonPool;
   /** Files and fine-tuning jobs. */
   factory: Factory;
+  datanets: Datanets;
   /** Users, sessions, the audit log. */
   people: People;
   organizations: Organizations;

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { createApp } from '../../gateway/app.ts';
 import { createLog } from '../../gateway/log.ts';
 import { DAEMON_TOKEN } from '../support/scripted-daemon.ts';
-import { NO_FILES, PRICE, type Rig, startRig } from './rig.ts';
+import { NO_FILES, noDatanets, PRICE, type Rig, startRig } from './rig.ts';
 
 let rig: Rig;
 afterEach(() => rig.close());
@@ -33,6 +33,7 @@ describe('/health', () => {
       daemons: { urls: [rig.daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
       price: PRICE,
       factory: NO_FILES,
+      datanets: noDatanets(),
       log: createLog({ level: 'silent', secrets: [], destination: { write: () => {} } }),
       openMetrics: false,
       version: '0.0.0',

@@ -1,14 +1,17 @@
 /** A gateway in this process over a scripted daemon and a real database file; everything is gone after `close`. */
+import { mkdtempSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { Agent } from 'undici';
+import { createKey } from '../../daemon/evidence.ts';
 import { type App, type AppDeps, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
 import { ROLE_SCOPES } from '../../gateway/auth/scopes.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
+import { workerIngester } from '../../gateway/datanets/contributions/worker-ingester.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
 import type { Role, UserRow } from '../../gateway/db/schema.ts';
 import { diskStorage } from '../../gateway/factory/files/storage.ts';
@@ -21,6 +24,12 @@ export const PRICE = { inputMicrosPerMillion: 1_000_000, outputMicrosPerMillion:
 export const TRAINING = { trainingMicrosPerMillion: 3_000_000, organization: 'local' };
 /** For apps that no test uploads to. */
 export const NO_FILES = { storage: diskStorage(join(tmpdir(), 'mf-no-files')), ...TRAINING };
+
+/** For apps without Datanets. */
+export function noDatanets(): AppDeps['datanets'] {
+  const folder = mkdtempSync(join(tmpdir(), 'mf-no-datanets-'));
+  return { key: createKey(join(folder, 'datanets.key')), storage: diskStorage(join(folder, 'contributions')) };
+}
 
 export interface TestSession {
   id: string;
@@ -72,12 +81,16 @@ export async function startRig(
     openMetrics?: boolean;
     webOnly?: boolean;
     people?: AppDeps['people'];
+    datanets?: Partial<AppDeps['datanets']>;
+    /** Contributions are read in threads, as in production; without it in this one, which is quicker for a few rows. */
+    ingestInThreads?: boolean;
   } = {},
 ): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'mf-gateway-'));
   const daemon = await startScriptedDaemon(options);
+  const url = `file:${join(folder, 'gateway.db')}`;
   const database = await openDatabase({
-    url: `file:${join(folder, 'gateway.db')}`,
+    url,
     migrationsFolder: fileURLToPath(new URL('../../migrations/gateway', import.meta.url)),
   });
   // Streams are read as on Node in production, or with `fetch` alone as on any other runtime.
@@ -96,6 +109,12 @@ export async function startRig(
     direct: nodeStream,
     price: PRICE,
     factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
+    datanets: {
+      key: createKey(join(folder, 'keys', 'datanets.key')),
+      storage: diskStorage(join(folder, 'contributions')),
+      ...(options.ingestInThreads === true ? { ingester: workerIngester({ url }) } : {}),
+      ...options.datanets,
+    },
     log: createLog({
       level: 'info',
       secrets: [DAEMON_TOKEN],
@@ -188,6 +207,7 @@ export async function startRig(
     settled: () => settler.idle(),
     async close() {
       await app.services.factory.stop();
+      await app.services.datanets.stop();
       await settler.idle();
       await agent?.destroy();
       await daemon.stop();

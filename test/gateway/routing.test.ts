@@ -5,7 +5,7 @@ import { createApp } from '../../gateway/app.ts';
 import { rank, unitHash } from '../../gateway/daemons/rendezvous.ts';
 import { mergeMetrics } from '../../gateway/ops/metrics.ts';
 import { DAEMON_TOKEN, type ScriptedDaemon, startScriptedDaemon } from '../support/scripted-daemon.ts';
-import { CHAT, NO_FILES, PRICE, type Rig, startRig } from './rig.ts';
+import { CHAT, NO_FILES, noDatanets, PRICE, type Rig, startRig } from './rig.ts';
 
 const nodes = (weights: number[]) => weights.map((weight, index) => ({ id: `http://d${index}`, weight, node: index }));
 
@@ -54,6 +54,7 @@ describe('two daemons', () => {
       daemons: { urls: [rig.daemon.url, second.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
       price: PRICE,
       factory: NO_FILES,
+      datanets: noDatanets(),
       log: { info() {}, warn() {}, error() {} },
       openMetrics: false,
       version: '0',

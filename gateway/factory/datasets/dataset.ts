@@ -1,4 +1,5 @@
 /** A file as a data set: its examples in order, and a report of all that is wrong with it. */
+import { canonicalJson } from '../../../daemon/evidence.ts';
 import type { TrainingExample } from '../../../daemon/protocol.ts';
 import { hash53 } from '../../hash53.ts';
 import { limits } from '../../limits.ts';
@@ -56,13 +57,14 @@ function recordsOf(file: DatasetFile): AsyncGenerator<RawRecord[]> {
   }
 }
 
-interface Reading {
+export interface Reading {
   format: Format | null;
   problems: Problems;
   bad: number;
 }
 
-async function* read(
+/** Examples in the order of the file; what is wrong goes to `reading`. */
+export async function* read(
   file: DatasetFile,
   reading: Reading,
 ): AsyncGenerator<{ line: number; example: TrainingExample }[]> {
@@ -129,10 +131,13 @@ function understood(
   return exampleOf(row, format, at);
 }
 
-/** Reads the whole file and tells all that is wrong with it. `against`: hashes of the training file, when this is its validation file. */
+/**
+ * Reads the whole file and tells all that is wrong with it. `against`: hashes of the training file, when this is its validation file.
+ * `canonical`: hashes of canonical JSON, to be compared with rows of Datanets.
+ */
 export async function checkDataset(
   file: DatasetFile,
-  options: { against?: Set<number>; signal?: AbortSignal } = {},
+  options: { against?: Set<number>; signal?: AbortSignal; canonical?: boolean } = {},
 ): Promise<Checked> {
   const reading: Reading = { format: null, problems: new Problems(), bad: 0 };
   const { problems } = reading;
@@ -146,7 +151,7 @@ export async function checkDataset(
     for (const { line, example } of batch) {
       examples += 1;
       kind ??= example.kind;
-      const hash = hash53(JSON.stringify(example));
+      const hash = hash53(options.canonical === true ? (canonicalJson(example) as string) : JSON.stringify(example));
       if (hashes.has(hash)) {
         duplicates += 1;
         const message = 'The example is the same as an earlier one.';

@@ -3,10 +3,11 @@
  * Where rows and files disagree after a crash, the sweep at start removes files without a row.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
+import { createReadStream, readSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ApiError } from '../../errors.ts';
+import { randomId } from '../../http/ids.ts';
 import { limits } from '../../limits.ts';
 import type { ByteSource } from '../datasets/source.ts';
 
@@ -22,10 +23,23 @@ export interface Draft {
   drop(): Promise<void>;
 }
 
+/** Bytes that are written once, read back in any order, and gone when the work is done. */
+export interface Scratch {
+  readonly bytes: number;
+  write(chunk: Uint8Array): Promise<void>;
+  /** Waits for the disk, which has these bytes in memory as a rule: small pieces only. */
+  read(start: number, bytes: number): Uint8Array;
+  drop(): Promise<void>;
+}
+
 export interface FileStorage {
   /** @throws ApiError 507 when the disk has no room for so many bytes. */
   draft(id: string, bytesExpected: number): Promise<Draft>;
+  /** @throws ApiError 507 when the disk has no room for so many bytes. */
+  scratch(bytesExpected: number): Promise<Scratch>;
   source(id: string, bytes: number): ByteSource;
+  /** For what reads files in a thread of its own. */
+  path(id: string): string;
   /** From the start to the end. */
   read(id: string): ReadableStream<Uint8Array>;
   remove(id: string): Promise<void>;
@@ -57,15 +71,25 @@ export function diskStorage(folder: string, openFile: typeof open = open): FileS
     if (!NAME.test(id)) throw new Error(`${id} is no file id`);
     return join(folder, id);
   };
+  const makeRoom = async (bytesExpected: number) => {
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    const { bavail, bsize } = await statfs(folder);
+    if (bavail * bsize < bytesExpected + limits.fileDiskReserveBytes) throw noRoom();
+  };
   return {
     async draft(id, bytesExpected) {
-      await mkdir(folder, { recursive: true, mode: 0o700 });
-      const { bavail, bsize } = await statfs(folder);
-      if (bavail * bsize < bytesExpected + limits.fileDiskReserveBytes) throw noRoom();
+      await makeRoom(bytesExpected);
       const part = `${path(id)}.part`;
       return new DiskDraft(await openFile(part, 'wx', 0o600), part, path(id), folder);
     },
+    async scratch(bytesExpected) {
+      await makeRoom(bytesExpected);
+      // Under the name of a draft, so that the sweep after a crash finds it.
+      const part = join(folder, `scratch-${randomId()}.part`);
+      return new DiskScratch(await openFile(part, 'wx+', 0o600), part);
+    },
     source: (id, bytes) => diskSource(path(id), bytes),
+    path,
     read: (id) => readAll(path(id)),
     async remove(id) {
       await rm(path(id), { force: true });
@@ -81,6 +105,44 @@ export function diskStorage(folder: string, openFile: typeof open = open): FileS
       }
     },
   };
+}
+
+class DiskScratch implements Scratch {
+  readonly #file: FileHandle;
+  readonly #path: string;
+  bytes = 0;
+
+  constructor(file: FileHandle, path: string) {
+    this.#file = file;
+    this.#path = path;
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    try {
+      for (let at = 0; at < chunk.byteLength; ) {
+        const { bytesWritten } = await this.#file.write(chunk, at, chunk.byteLength - at, this.bytes + at);
+        at += bytesWritten;
+      }
+    } catch (error) {
+      throw storageError(error);
+    }
+    this.bytes += chunk.byteLength;
+  }
+
+  read(start: number, bytes: number): Uint8Array {
+    const buffer = Buffer.allocUnsafe(bytes);
+    for (let at = 0; at < bytes; ) {
+      const read = readSync(this.#file.fd, buffer, at, bytes - at, start + at);
+      if (read === 0) throw new Error('the scratch file is shorter than what was written');
+      at += read;
+    }
+    return buffer;
+  }
+
+  async drop(): Promise<void> {
+    await this.#file.close().catch(() => {});
+    await rm(this.#path, { force: true });
+  }
 }
 
 class DiskDraft implements Draft {
@@ -151,7 +213,7 @@ class DiskDraft implements Draft {
   }
 }
 
-function diskSource(path: string, bytes: number): ByteSource {
+export function diskSource(path: string, bytes: number): ByteSource {
   return {
     bytes,
     stream: () =>

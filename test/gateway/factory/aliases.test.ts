@@ -4,7 +4,7 @@ import type { EvaluationReport, EvaluationScores, Measured } from '../../../daem
 import { createApp } from '../../../gateway/app.ts';
 import { checkCriteria } from '../../../gateway/factory/evaluations/criteria.ts';
 import { adapterOf } from '../../support/scripted-daemon.ts';
-import { errorOf, NO_FILES, PRICE, type Rig, startRig } from '../rig.ts';
+import { errorOf, NO_FILES, noDatanets, PRICE, type Rig, startRig } from '../rig.ts';
 
 let rig: Rig;
 const digestOf = (name: string) => Buffer.from(name.padEnd(32, '-')).toString('hex').slice(0, 64);
@@ -313,6 +313,7 @@ describe('what an alias stands for', () => {
       },
       price: PRICE,
       factory: NO_FILES,
+      datanets: noDatanets(),
       log: { info() {}, warn() {}, error() {} },
       openMetrics: false,
       version: '0',

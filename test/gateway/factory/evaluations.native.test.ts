@@ -16,7 +16,7 @@ import { diskStorage } from '../../../gateway/factory/files/storage.ts';
 import { TOKEN } from '../../daemon/engine/rig.ts';
 import { type EvaluationRig, startEvaluationRig } from '../../daemon/evaluation/rig.ts';
 import { assertOpenAi, hasOpenAiSchema } from '../openai-schema.ts';
-import { errorOf, PRICE, TRAINING } from '../rig.ts';
+import { errorOf, PRICE, noDatanets, TRAINING } from '../rig.ts';
 
 let daemon: EvaluationRig;
 let database: OpenedDatabase;
@@ -51,6 +51,7 @@ beforeAll(async () => {
     daemons: { urls: [daemon.url], token: TOKEN, fetch: (url, init) => fetch(url, init) },
     price: PRICE,
     factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
+    datanets: noDatanets(),
     log: { info() {}, warn() {}, error: (fields, message) => console.error(message, fields) },
     openMetrics: false,
     version: '0',

@@ -1,0 +1,6 @@
+// `--import tsx` in a Worker's execArgv does not reach worker threads on Node 20; registering inside the thread does.
+import { register } from 'tsx/esm/api';
+
+register();
+const { run } = await import('./worker.ts');
+export default run;

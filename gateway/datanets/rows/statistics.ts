@@ -1,0 +1,73 @@
+/** What a Datanet holds, in numbers, of the rows that whoever asks may see. All of it comes from one covering index: no content is read. */
+import type { Client } from '@libsql/client';
+import type { DatanetRow } from '../../db/datanet-schema.ts';
+
+export interface Statistics {
+  rows: number;
+  states: Record<string, number>;
+  /** Rows by score: ten bins of ten points, the last with 100. */
+  scores: number[];
+  languages: Record<string, number>;
+  near_duplicates: number;
+  generated: number;
+  /** Characters of a row as JSON. */
+  characters: { total: number; mean: number; least: number; most: number };
+  contributors: number;
+  contributions: number;
+}
+
+const LANGUAGES_MAX = 50;
+
+/** @param published only rows of the newest version */
+export async function statisticsOf(client: Client, datanet: DatanetRow, published: boolean): Promise<Statistics> {
+  const which = published ? `AND state = 'approved' AND added_in IS NOT NULL AND removed_in IS NULL` : '';
+  const from = `FROM datanet_rows INDEXED BY datanet_rows_state WHERE datanet_id = ?1 ${which}`;
+  const args = [datanet.id];
+  const [groups, people] = await client.batch(
+    [
+      {
+        sql: `SELECT state, min(score / 10, 9) AS bin, language, near_duplicate_of IS NOT NULL AS near, generated_by IS NOT NULL AS generated,
+          count(*) AS rows, sum(size) AS total, min(size) AS least, max(size) AS most ${from} GROUP BY 1, 2, 3, 4, 5`,
+        args,
+      },
+      {
+        sql: `SELECT count(DISTINCT contributor) AS contributors, count(*) AS contributions FROM contributions
+          WHERE datanet_id = ?1 AND state = 'ready' AND rows > 0`,
+        args,
+      },
+    ],
+    'read',
+  );
+  const sum: Statistics = {
+    rows: 0,
+    states: { pending: 0, approved: 0, rejected: 0, withdrawn: 0 },
+    scores: Array.from({ length: 10 }, () => 0),
+    languages: {},
+    near_duplicates: 0,
+    generated: 0,
+    characters: { total: 0, mean: 0, least: 0, most: 0 },
+    contributors: Number(people?.rows[0]?.contributors ?? 0),
+    contributions: Number(people?.rows[0]?.contributions ?? 0),
+  };
+  const languages = new Map<string, number>();
+  let least = Number.POSITIVE_INFINITY;
+  for (const group of groups?.rows ?? []) {
+    const rows = Number(group.rows);
+    sum.rows += rows;
+    sum.states[String(group.state)] = (sum.states[String(group.state)] ?? 0) + rows;
+    sum.scores[Number(group.bin)] = (sum.scores[Number(group.bin)] ?? 0) + rows;
+    const language = group.language === null ? 'unknown' : String(group.language);
+    languages.set(language, (languages.get(language) ?? 0) + rows);
+    if (Number(group.near) === 1) sum.near_duplicates += rows;
+    if (Number(group.generated) === 1) sum.generated += rows;
+    sum.characters.total += Number(group.total);
+    least = Math.min(least, Number(group.least));
+    sum.characters.most = Math.max(sum.characters.most, Number(group.most));
+  }
+  if (sum.rows > 0) {
+    sum.characters.least = least;
+    sum.characters.mean = Math.round(sum.characters.total / sum.rows);
+  }
+  sum.languages = Object.fromEntries([...languages].sort((a, b) => b[1] - a[1]).slice(0, LANGUAGES_MAX));
+  return sum;
+}
