@@ -5,6 +5,7 @@ import type { Context } from 'hono';
 import { type Adapter, adapterName } from '../../daemon/protocol.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
 import { guardAliases, refuseAliasName } from '../factory/evaluations/alias-api.ts';
+import { modelOfCheckpoint } from '../factory/jobs/model-name.ts';
 import { readJsonObject, tooLarge } from '../http/body.ts';
 import { parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
@@ -26,6 +27,7 @@ export const adapterView = z
     tier: z.enum(['slot', 'host', 'disk']),
     pinned: z.boolean(),
     source: z.string(),
+    marks: z.number().optional().openapi({ description: 'See GET /api/adapters/{name}/sources.' }),
   })
   .openapi('Adapter');
 
@@ -48,14 +50,20 @@ async function checkName(services: Services, c: Context<AppEnv>, name: string): 
 export async function listAdapters(services: Services, c: Context<AppEnv>): Promise<Response> {
   const adapters = await services.pool.adapters();
   const usable = await services.factory.owners.usable(c.get('principal'), adapters, ({ name }) => name);
-  return c.json({ object: 'list', data: usable.map((adapter) => view(c, adapter)) });
+  const marks = await services.factory.sources.markCounts();
+  const data = usable.map((adapter) => ({
+    ...view(c, adapter),
+    marks: marks.get(modelOfCheckpoint(adapter.name)) ?? 0,
+  }));
+  return c.json({ object: 'list', data });
 }
 
 export async function getAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {
   const name = await checkName(services, c, c.req.param('name') ?? '');
   const adapter = (await services.pool.adapters()).find((one) => one.name === name);
   if (adapter === undefined) throw modelNotFound(name);
-  return c.json(view(c, adapter));
+  const marks = await services.factory.sources.marksOf(modelOfCheckpoint(name));
+  return c.json({ ...view(c, adapter), marks: marks.length });
 }
 
 export async function addAdapter(services: Services, c: Context<AppEnv>): Promise<Response> {

@@ -1,8 +1,11 @@
 /** What the routes of files and fine-tuning work with; made once in createApp. */
+import type { Client } from '@libsql/client';
 import { costMicrosOf } from '../../daemon/protocol.ts';
 import type { BudgetLedger } from '../auth/budget.ts';
 import type { KeyStore } from '../auth/key-store.ts';
 import type { DaemonPool } from '../daemons/pool.ts';
+import { Access } from '../datanets/access/access.ts';
+import type { DatanetRow, VersionRow } from '../db/datanet-schema.ts';
 import type { Database } from '../db/open.ts';
 import type { JobRow } from '../db/schema.ts';
 import { limits } from '../limits.ts';
@@ -11,6 +14,10 @@ import { FileRows } from './files/file-rows.ts';
 import type { FileStorage } from './files/storage.ts';
 import { JobRows } from './jobs/job-rows.ts';
 import { JobRunner } from './jobs/runner.ts';
+import { DatanetFiles } from './mixtures/datanet-file.ts';
+import { TrainingRights } from './mixtures/rights.ts';
+import { JobSources } from './mixtures/source-rows.ts';
+import { filesOf } from './mixtures/sources.ts';
 import { ModelOwners } from './owners.ts';
 import { Turns } from './turns.ts';
 
@@ -34,6 +41,15 @@ export class Factory {
   readonly files: FileRows;
   readonly jobs: JobRows;
   readonly owners: ModelOwners;
+  /** Where callers stand towards Datanets. */
+  readonly access: Access;
+  /** Versions of Datanets as files. */
+  readonly datanetFiles: DatanetFiles;
+  readonly rights: TrainingRights;
+  /** What jobs were made of. */
+  readonly sources: JobSources;
+  /** For reading rows of Datanets. */
+  readonly client: Client;
   readonly runner: JobRunner;
   /** For reading whole files: hundreds of megabytes for many at once would starve the requests of this process. */
   readonly turns = new Turns(limits.validationsAtOnce);
@@ -46,6 +62,7 @@ export class Factory {
   eventStreams = 0;
   readonly #deps: FactoryDeps;
   #sweeper: ReturnType<typeof setInterval> | undefined;
+  #asker: ReturnType<typeof setInterval> | undefined;
 
   constructor(deps: FactoryDeps) {
     this.#deps = deps;
@@ -58,6 +75,11 @@ export class Factory {
     this.files = new FileRows(deps.db, deps.now);
     this.jobs = new JobRows(deps.db, deps.now);
     this.owners = new ModelOwners(this.jobs);
+    this.client = deps.db.$client;
+    this.access = new Access(deps.db, deps.now);
+    this.datanetFiles = new DatanetFiles(deps.db, this.access);
+    this.rights = new TrainingRights(deps.db, this.access, this.datanetFiles);
+    this.sources = new JobSources(deps.db, deps.now);
     this.runner = new JobRunner(this);
   }
 
@@ -73,10 +95,13 @@ export class Factory {
     await this.runner.start();
     this.#sweeper = setInterval(() => void this.removeExpired(), limits.sweepEveryMs);
     this.#sweeper.unref?.();
+    this.#asker = setInterval(() => void this.askAgain({}), limits.trainingRightsEveryMs);
+    this.#asker.unref?.();
   }
 
   async stop(): Promise<void> {
     clearInterval(this.#sweeper);
+    clearInterval(this.#asker);
     await this.runner.stop();
   }
 
@@ -89,6 +114,31 @@ export class Factory {
     } catch (error) {
       this.log.error({ err: error }, 'expired files could not be removed');
     }
+  }
+
+  /**
+   * Looks at jobs that wait for their turn: those that may not train any more fail now instead of when it comes. Called when access, a
+   * Datanet or a user changes, and every now and then, since grants expire by themselves.
+   */
+  async askAgain(about: { datanetId?: string; owner?: string }): Promise<void> {
+    try {
+      for (const job of await this.jobs.queued(about)) {
+        if ((await this.rights.ofJob(job, filesOf(job))) !== null) this.runner.drive(job.id);
+      }
+    } catch (error) {
+      // Each is asked again before it begins.
+      this.log.error({ err: error }, 'jobs that wait could not be asked whether they may still train');
+    }
+  }
+
+  /** Rows leave a Datanet with this version: adapters are marked, and what waits to train on them does not begin. May be told twice. */
+  async rowsWithdrawn(
+    datanet: Pick<DatanetRow, 'id'>,
+    version: Pick<VersionRow, 'number' | 'createdAt'>,
+    rows: number[],
+  ): Promise<void> {
+    await this.sources.withdrawn(datanet, version, rows);
+    await this.askAgain({ datanetId: datanet.id });
   }
 
   trainingCost(tokens: number): number {

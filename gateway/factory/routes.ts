@@ -16,6 +16,7 @@ import {
 } from './jobs/permissions.ts';
 import { jobRequest } from './jobs/request.ts';
 import { checkpointView, eventView, jobView, permissionView } from './jobs/view.ts';
+import { adapterSources, adapterSourcesView } from './mixtures/api.ts';
 
 const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item), has_more: z.boolean() });
 const pagesOf = (item: z.ZodType) =>
@@ -152,6 +153,16 @@ export function factoryRoutes(s: Services): Route[] {
       query: checkpointsQuery,
       answer: pagesOf(checkpointView),
       handler: (c) => listCheckpoints(s, c),
+    },
+    {
+      method: 'get',
+      path: '/api/adapters/{name}/sources',
+      access: 'any',
+      tag: tuning,
+      summary:
+        'What an adapter was trained on: Datanets, versions, roots, contributors; and marks of what became of it',
+      answer: adapterSourcesView,
+      handler: (c) => adapterSources(s, c),
     },
     {
       method: 'get',

@@ -5,6 +5,7 @@ import type { ResolvedModel } from '../daemons/pool.ts';
 import { ApiError, badRequest, modelNotFound } from '../errors.ts';
 import { guardAliases } from '../factory/evaluations/alias-api.ts';
 import { canUseAlias } from '../factory/evaluations/resolve.ts';
+import { modelOfCheckpoint } from '../factory/jobs/model-name.ts';
 import type { AppEnv, Services } from '../services.ts';
 import { resolveFor } from './run.ts';
 
@@ -33,7 +34,12 @@ export async function listModelDetails(services: Services, c: Context<AppEnv>): 
     const created = Math.floor(createdAt / 1000);
     return { id: alias, kind: 'alias', model, bytes: 0, digest, created, tier: null, pinned: null };
   });
-  return c.json({ object: 'list', data: [...models, ...aliases].map((model) => ({ object: 'model', ...model })) });
+  const marks = await services.factory.sources.markCounts();
+  const data = [...models, ...aliases].map((model) => {
+    const name = model.kind === 'alias' ? model.model : model.id;
+    return { object: 'model', ...model, marks: marks.get(modelOfCheckpoint(name)) ?? 0 };
+  });
+  return c.json({ object: 'list', data });
 }
 
 export async function getModel(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -48,7 +54,7 @@ export async function deleteModel(services: Services, c: Context<AppEnv>): Promi
   if ((await services.aliases.find(id)) !== null)
     throw badRequest('model', 'model_not_deletable', `\`${id}\` is an alias; DELETE /api/aliases/${id} deletes it.`);
   const model = await resolveFor(services, principal, id);
-  const own = canAccess(principal, 'fine_tuning') && (await services.factory.owners.ownerOf(id)) === principal.keyId;
+  const own = canAccess(principal, 'fine_tuning') && (await services.factory.owners.ownerOf(id)) === principal.ownerId;
   if (!own && !(canAccess(principal, 'adapters') && (await services.factory.owners.canChange(principal, id)))) {
     const message =
       'A key can delete the models it has fine-tuned itself; with the scope `adapters` also those that no other key has.';

@@ -5,10 +5,10 @@
  */
 import { eq } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
-import { type Principal, ROLE_SCOPES } from '../../auth/scopes.ts';
+import type { Principal } from '../../auth/scopes.ts';
 import { type DatanetRow, datanets } from '../../db/datanet-schema.ts';
 import type { Database } from '../../db/open.ts';
-import type { Role, UserRow } from '../../db/people-schema.ts';
+import type { UserRow } from '../../db/people-schema.ts';
 import { type Standing, type StandingFacts, standingOf } from '../standing.ts';
 import { AccessRows } from './access-rows.ts';
 import { termsHash } from './terms.ts';
@@ -74,16 +74,19 @@ export class Access {
     return standingOf(caller, await this.facts(caller, datanet));
   }
 
-  /** Who an owner of jobs is *now*: their role's rights, whatever they were when the job was made; null: a user who is not active. */
-  async ownerNow(ownerId: string): Promise<Caller | null> {
-    if (!ownerId.startsWith('user_')) return { userId: null, scopes: new Set() };
+  /** What a user may do now is decided by these. */
+  async user(id: string): Promise<Pick<UserRow, 'role' | 'state'> | null> {
+    const { rows } = await this.#db.$client.execute({ sql: 'SELECT role, state FROM users WHERE id = ?', args: [id] });
+    return (rows[0] as unknown as Pick<UserRow, 'role' | 'state'> | undefined) ?? null;
+  }
+
+  /** By id; who is not there any more is not in it. */
+  async userNames(ids: string[]): Promise<Map<string, string>> {
     const { rows } = await this.#db.$client.execute({
-      sql: 'SELECT role, state FROM users WHERE id = ?',
-      args: [ownerId],
+      sql: 'SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each(?))',
+      args: [JSON.stringify(ids)],
     });
-    const user = rows[0] as unknown as Pick<UserRow, 'role' | 'state'> | undefined;
-    if (user === undefined || user.state !== 'active') return null;
-    return { userId: ownerId, scopes: ROLE_SCOPES[user.role as Role] };
+    return new Map(rows.map((row) => [String(row.id), String(row.name)]));
   }
 
   async datanet(id: string): Promise<DatanetRow | null> {

@@ -50,6 +50,10 @@ export const inspectAnswer = z
 export async function inspectDataset(services: Services, c: Context<AppEnv>): Promise<Response> {
   const { factory } = services;
   const body = parseWith(inspectRequest, await readJsonObject(c.req.raw));
+  if (body.modelfactory?.mixture !== undefined) {
+    const message = 'Files are inspected one by one; leave the mixture out.';
+    throw badRequest('modelfactory.mixture', 'unsupported_parameter', message);
+  }
   const method = methodOf(body);
   const row = await factory.files.find(c.get('principal'), body.file);
   if (row === null) throw noSuchFile(body.file, 'file', 400);

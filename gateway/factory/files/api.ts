@@ -1,12 +1,18 @@
 /** /v1/files: upload, list, get, content, delete. */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import { attachment } from '../../datanets/exports/filename.ts';
 import type { FileRow } from '../../db/schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
+import { datanetLines } from '../mixtures/datanet-content.ts';
+import { type DatanetFile, datanetFileBytes, datanetFileName, parseDatanetFileId } from '../mixtures/datanet-file.ts';
 import { upload } from './upload.ts';
+
+/** What the files of Datanets are for; they are listed only where it is asked for. */
+const DATANET_PURPOSE = 'datanet';
 
 export const fileView = z
   .object({
@@ -22,7 +28,9 @@ export const fileView = z
   .openapi('OpenAIFile');
 
 export const fileQuery = z.object({
-  purpose: z.string().max(64).optional(),
+  purpose: z.string().max(64).optional().openapi({
+    description: '`datanet`: instead of uploads, the versions of Datanets that the caller may train on now.',
+  }),
   limit: z.coerce.number().int().min(1).max(limits.filesListMax).default(limits.filesListMax),
   order: z.enum(['asc', 'desc']).default('desc'),
   after: z.string().max(128).optional(),
@@ -48,6 +56,28 @@ export function noSuchFile(id: string, param: string | null = 'id', status = 404
   });
 }
 
+export function viewOfDatanetFile(file: DatanetFile): z.output<typeof fileView> {
+  return {
+    id: file.id,
+    object: 'file',
+    // Characters of its rows: the content is made when it is asked for, and about as long.
+    bytes: datanetFileBytes(file),
+    created_at: Math.floor(file.version.createdAt / 1000),
+    filename: datanetFileName(file),
+    purpose: DATANET_PURPOSE,
+    status: 'processed',
+  };
+}
+
+/** A version that the caller may read. @throws ApiError 404 as for every file that is not one's own */
+async function datanetFileOf(services: Services, c: Context<AppEnv>): Promise<DatanetFile | null> {
+  const id = c.req.param('id') ?? '';
+  if (parseDatanetFileId(id) === null) return null;
+  const file = await services.factory.datanetFiles.readable(c.get('principal'), id);
+  if (file === null) throw noSuchFile(id);
+  return file;
+}
+
 async function fileOf(services: Services, c: Context<AppEnv>): Promise<FileRow> {
   const id = c.req.param('id') ?? '';
   const row = await services.factory.files.find(c.get('principal'), id);
@@ -63,6 +93,7 @@ export async function createFile(services: Services, c: Context<AppEnv>): Promis
 
 export async function listFiles(services: Services, c: Context<AppEnv>): Promise<Response> {
   const query = parseWith(fileQuery, c.req.query());
+  if (query.purpose === DATANET_PURPOSE) return listDatanetFiles(services, c, query);
   const principal = c.get('principal');
   const after = query.after === undefined ? null : await services.factory.files.find(principal, query.after);
   if (query.after !== undefined && after === null)
@@ -77,11 +108,44 @@ export async function listFiles(services: Services, c: Context<AppEnv>): Promise
   });
 }
 
+async function listDatanetFiles(
+  services: Services,
+  c: Context<AppEnv>,
+  query: z.output<typeof fileQuery>,
+): Promise<Response> {
+  if (query.order === 'asc')
+    throw badRequest(
+      'order',
+      'invalid_value',
+      "Versions of Datanets are listed with the newest first: order is 'desc'.",
+    );
+  const { datanetFiles } = services.factory;
+  const principal = c.get('principal');
+  const after = query.after === undefined ? null : await datanetFiles.readable(principal, query.after);
+  if (query.after !== undefined && after === null)
+    throw badRequest('after', 'invalid_value', `Invalid 'after': there is no file ${query.after}.`);
+  const { files, hasMore } = await datanetFiles.trainable(principal, {
+    after,
+    limit: Math.min(query.limit, limits.datanetFilesListMax),
+  });
+  return c.json({
+    object: 'list',
+    data: files.map(viewOfDatanetFile),
+    first_id: files[0]?.id ?? '',
+    last_id: files.at(-1)?.id ?? '',
+    has_more: hasMore,
+  });
+}
+
 export async function getFile(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const version = await datanetFileOf(services, c);
+  if (version !== null) return c.json(viewOfDatanetFile(version));
   return c.json(viewOfFile(await fileOf(services, c)));
 }
 
 export async function fileContent(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const version = await datanetFileOf(services, c);
+  if (version !== null) return datanetContent(services, c, version);
   const row = await fileOf(services, c);
   return new Response(services.factory.storage.read(row.id), {
     headers: {
@@ -92,7 +156,30 @@ export async function fileContent(services: Services, c: Context<AppEnv>): Promi
   });
 }
 
+function datanetContent(services: Services, c: Context<AppEnv>, file: DatanetFile): Response {
+  const lines = datanetLines(services.factory.client, file, c.req.raw.signal);
+  const body = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { done, value } = await lines.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    cancel: async () => void (await lines.return(undefined)),
+  });
+  return new Response(body, {
+    headers: {
+      'content-type': 'application/octet-stream',
+      'content-disposition': attachment(file.datanet.name, `-v${file.version.number}.jsonl`),
+    },
+  });
+}
+
 export async function deleteFile(services: Services, c: Context<AppEnv>): Promise<Response> {
+  const version = await datanetFileOf(services, c);
+  if (version !== null) {
+    const message = `${version.id} is a published version of a Datanet: it cannot be deleted. Rows are withdrawn from newer versions, and a Datanet can be revoked.`;
+    throw new ApiError(403, 'permission_error', 'file_not_deletable', message, { param: 'id' });
+  }
   const { id } = await fileOf(services, c);
   // The row first: a file without a row is swept, a row without a file would be a lie.
   await services.factory.files.remove(id);

@@ -11,7 +11,9 @@ import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { noSuchFile } from '../files/api.ts';
-import { isOver } from './job-rows.ts';
+import { type DatanetFile, parseDatanetFileId } from '../mixtures/datanet-file.ts';
+import { type MixturePart, partsOf } from '../mixtures/sources.ts';
+import { isOver, type NewSource } from './job-rows.ts';
 import { createdEvent } from './mirror.ts';
 import { fineTunedModelName, isFineTunedName } from './model-name.ts';
 import { type JobRequest, jobRequest } from './request.ts';
@@ -80,13 +82,73 @@ export async function baseOf(
   throw badRequest('model', 'model_not_available', message);
 }
 
-async function checkFile(services: Services, c: Context<AppEnv>, id: string, param: string): Promise<void> {
+/** Jobs as their owners see them, each with what it is made of. */
+async function views(services: Services, jobs: JobRow[]) {
+  const ids = jobs.map(({ id }) => id);
+  const { sources } = services.factory;
+  const [of, marks] = await Promise.all([sources.ofJobs(ids), sources.marksOfJobs(ids)]);
+  return jobs.map((job) => viewOfJob(job, of.get(job.id) ?? [], marks.get(job.id) ?? []));
+}
+
+async function answer(services: Services, c: Context<AppEnv>, job: JobRow): Promise<Response> {
+  return c.json((await views(services, [job]))[0]);
+}
+
+/**
+ * A file of one's own, or a version of a Datanet that one may train on now.
+ * @throws ApiError 400 as for every file that is not there, where one does not even see the Datanet; 403 with the reason
+ */
+async function checkFile(
+  services: Services,
+  c: Context<AppEnv>,
+  id: string,
+  param: string,
+): Promise<DatanetFile | null> {
+  if (parseDatanetFileId(id) !== null) {
+    const found = await services.factory.rights.datanetFile(c.get('principal'), id);
+    if (found === 'hidden') throw noSuchFile(id, param, 400);
+    if ('code' in found) throw new ApiError(403, 'permission_error', found.code, found.message, { param });
+    return found;
+  }
   const row = await services.factory.files.find(c.get('principal'), id);
   if (row === null) throw noSuchFile(id, param, 400);
   if (row.purpose !== 'fine-tune') {
     const message = `The file ${id} has the purpose ${row.purpose}; upload it with the purpose fine-tune.`;
     throw badRequest(param, 'invalid_file_purpose', message);
   }
+  return null;
+}
+
+/** The files that a request means, in order, each with the name of its parameter. */
+function filesAsked(body: JobRequest): { id: string; param: string }[] {
+  const mixture = body.modelfactory?.mixture;
+  const given = body.training_file ?? null;
+  if (mixture === undefined) {
+    if (given === null)
+      throw badRequest('training_file', 'missing_required_parameter', "Missing required parameter: 'training_file'.");
+    return [{ id: given, param: 'training_file' }];
+  }
+  const files = mixture.map(({ file }, index) => ({ id: file, param: `modelfactory.mixture[${index}].file` }));
+  if (given !== null && given !== files[0]?.id) {
+    const message = 'With modelfactory.mixture, the training_file is the first file of the mixture, or left out.';
+    throw badRequest('training_file', 'invalid_value', message);
+  }
+  const twice = files.find(({ id }, index) => files.findIndex((other) => other.id === id) !== index);
+  if (twice !== undefined)
+    throw badRequest(twice.param, 'invalid_value', `The file ${twice.id} is in the mixture twice; add up its weights.`);
+  return files;
+}
+
+function asSource(role: 'training' | 'validation', position: number, part: MixturePart, datanet: DatanetFile | null) {
+  return {
+    role,
+    position,
+    fileId: part.file,
+    datanetId: datanet?.datanet.id ?? null,
+    version: datanet?.version.number ?? null,
+    root: datanet?.version.root ?? null,
+    weight: part.weight,
+  };
 }
 
 export async function createJob(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -98,12 +160,21 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
     throw badRequest('integrations', 'unsupported_integration', message);
   }
   const method = methodOf(body);
-  await checkFile(services, c, body.training_file, 'training_file');
+  const files = filesAsked(body);
+  const found = [];
+  for (const { id, param } of files) found.push(await checkFile(services, c, id, param));
+  const trainingFile = (files[0] as { id: string }).id;
+  const extension = body.modelfactory ?? {};
+  const parts = partsOf({ trainingFile, extension });
+  const sources: NewSource[] = parts.map((part, position) =>
+    asSource('training', position, part, found[position] ?? null),
+  );
   const validationFile = body.validation_file ?? null;
   if (validationFile !== null) {
-    await checkFile(services, c, validationFile, 'validation_file');
-    if (validationFile === body.training_file)
+    const datanet = await checkFile(services, c, validationFile, 'validation_file');
+    if (files.some(({ id }) => id === validationFile))
       throw badRequest('validation_file', 'invalid_value', 'The validation file must not be the training file.');
+    sources.push(asSource('validation', 0, { file: validationFile, weight: 1 }, datanet));
   }
   if (body.modelfactory?.early_stopping !== undefined && validationFile === null) {
     const message = 'Early stopping watches the validation loss, so it needs a validation_file.';
@@ -122,12 +193,12 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
       status: 'validating_files',
       model: base.id,
       adapter: fineTunedModelName(base.id, factory.organization, suffix, randomId().slice(0, 8)),
-      trainingFile: body.training_file,
+      trainingFile,
       validationFile,
       suffix,
       seed: body.seed ?? randomSeed(),
       method,
-      extension: body.modelfactory ?? {},
+      extension,
       metadata: body.metadata ?? null,
       createdAt: now,
     },
@@ -141,13 +212,14 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
   }
   const message = `There is no ${body.model.slice(0, 64)} here; ${base.id} is trained instead`;
   await factory.jobs.change(id, {
+    sources,
     events: [
       createdEvent(id),
       ...(substitute ? [{ dedupe: 'substitute', level: 'warn', type: 'message', message } as const] : []),
     ],
   });
   factory.runner.drive(id);
-  return c.json(viewOfJob((await factory.jobs.get(id)) as JobRow));
+  return answer(services, c, (await factory.jobs.get(id)) as JobRow);
 }
 
 function randomSeed(): number {
@@ -176,11 +248,11 @@ export async function listJobs(services: Services, c: Context<AppEnv>): Promise<
   if (query.after !== undefined && after === null) throw noSuchJob(query.after);
   const metadata = metadataFilter(c.req.query());
   const { rows, hasMore } = await services.factory.jobs.list(principal, { limit: query.limit, after, metadata });
-  return c.json({ object: 'list', data: rows.map(viewOfJob), has_more: hasMore });
+  return c.json({ object: 'list', data: await views(services, rows), has_more: hasMore });
 }
 
 export async function getJob(services: Services, c: Context<AppEnv>): Promise<Response> {
-  return c.json(viewOfJob(await jobOf(services, c)));
+  return answer(services, c, await jobOf(services, c));
 }
 
 const WANTED = { cancel: 'cancel', pause: 'pause', resume: 'run' } as const;
@@ -217,7 +289,7 @@ export async function actOnJob(services: Services, c: Context<AppEnv>, action: A
     await runner.changed(job.id, Math.min(limits.jobsPollMs, Math.max(1, deadline - Date.now())), c.req.raw.signal);
     job = (await jobs.get(job.id)) ?? job;
   }
-  return c.json(viewOfJob(job));
+  return answer(services, c, job);
 }
 
 export async function listCheckpoints(services: Services, c: Context<AppEnv>): Promise<Response> {

@@ -1,6 +1,7 @@
 /** The rows of fine-tuning jobs, their events and checkpoints. Everything that may be told twice is stored once. */
 import { and, asc, desc, eq, gt, inArray, isNull, lt, type SQL, sql } from 'drizzle-orm';
 import type { Principal } from '../../auth/scopes.ts';
+import { jobSources } from '../../db/datanet-schema.ts';
 import type { Database } from '../../db/open.ts';
 import {
   checkpointPermissions,
@@ -39,7 +40,11 @@ export interface Change {
   set?: Partial<Omit<JobRow, 'seq' | 'id' | 'keyId' | 'owner'>>;
   events?: NewEvent[];
   checkpoints?: NewCheckpoint[];
+  /** What the job is made of; told again with what became known of it. */
+  sources?: NewSource[];
 }
+
+export type NewSource = Omit<typeof jobSources.$inferInsert, 'jobId'>;
 
 export class JobRows {
   readonly #db: Database;
@@ -116,6 +121,33 @@ export class JobRows {
     return rows.map(({ id }) => id);
   }
 
+  /** Jobs that wait for their turn; of one owner, or trained on one Datanet, where that is said. */
+  async queued(about: { datanetId?: string; owner?: string }): Promise<JobRow[]> {
+    const { datanetId, owner } = about;
+    return this.#db
+      .select()
+      .from(jobs)
+      .where(
+        and(
+          eq(jobs.status, 'queued'),
+          owner === undefined ? undefined : eq(jobs.owner, owner),
+          datanetId === undefined
+            ? undefined
+            : sql`exists (select 1 from ${jobSources} where ${jobSources.jobId} = ${jobs.id} and ${jobSources.datanetId} = ${datanetId})`,
+        ),
+      )
+      .orderBy(asc(jobs.seq));
+  }
+
+  /** Whether the run was seen to begin. */
+  async hasBegun(id: string): Promise<boolean> {
+    const [row] = await this.#db
+      .select({ seq: jobEvents.seq })
+      .from(jobEvents)
+      .where(and(eq(jobEvents.jobId, id), eq(jobEvents.dedupe, 'started')));
+    return row !== undefined;
+  }
+
   /** All of the change, or nothing of it: one batch is one transaction. */
   async change(id: string, change: Change): Promise<void> {
     const now = this.#now();
@@ -140,6 +172,15 @@ export class JobRows {
           .insert(jobCheckpoints)
           .values({ ...checkpoint, id: `ftckpt_${randomId().slice(0, 24)}`, jobId: id })
           .onConflictDoNothing(),
+      ),
+      ...(change.sources ?? []).map((source) =>
+        this.#db
+          .insert(jobSources)
+          .values({ ...source, jobId: id })
+          .onConflictDoUpdate({
+            target: [jobSources.jobId, jobSources.role, jobSources.position],
+            set: { examples: source.examples ?? null, digest: source.digest ?? null },
+          }),
       ),
       ...(change.set === undefined || Object.keys(change.set).length === 0
         ? []
@@ -211,6 +252,12 @@ export class JobRows {
   async ownerOf(adapter: string): Promise<string | null> {
     const [row] = await this.#db.select({ owner: jobs.owner }).from(jobs).where(eq(jobs.adapter, adapter));
     return row?.owner ?? null;
+  }
+
+  /** The job that makes an adapter of this name. */
+  async making(adapter: string): Promise<string | null> {
+    const [row] = await this.#db.select({ id: jobs.id }).from(jobs).where(eq(jobs.adapter, adapter));
+    return row?.id ?? null;
   }
 
   async permit(checkpoint: string, projectIds: string[]): Promise<void> {

@@ -32,6 +32,20 @@ export const extension = z
     checkpoint_every_steps: integer(1, 1_000_000).optional(),
     validate_every_steps: integer(1, 1_000_000).optional(),
     steps_max: integer(1, 10_000_000).optional(),
+    mixture: z
+      .array(
+        z.strictObject({
+          file: z.string().min(1).max(128),
+          weight: z.number().min(1e-6).max(limits.mixtureWeightMax),
+        }),
+      )
+      .min(2)
+      .max(limits.mixtureSourcesMax)
+      .optional()
+      .openapi({
+        description:
+          'Files and versions of Datanets (file-dn_…-vN) with weights. An epoch has as many examples as the sources together; each gives its share by weight.',
+      }),
   })
   .openapi('ModelfactoryTraining');
 export type Extension = z.output<typeof extension>;
@@ -52,7 +66,9 @@ export const metadata = z
 export const jobRequest = z
   .strictObject({
     model: z.string().min(1).max(256),
-    training_file: z.string().min(1).max(128),
+    training_file: z.string().min(1).max(128).nullish().openapi({
+      description: 'Required without modelfactory.mixture; with it, the first file of the mixture or left out.',
+    }),
     validation_file: z.string().min(1).max(128).nullish(),
     suffix: z.string().min(1).max(64).nullish(),
     seed: integer(0, 2_147_483_647).nullish(),

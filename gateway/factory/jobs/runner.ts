@@ -6,10 +6,14 @@
 import type { RunRequestInput, TrainingRun } from '../../../daemon/protocol.ts';
 import type { DaemonClient } from '../../daemons/client.ts';
 import { TrainingClient } from '../../daemons/training.ts';
+import type { JobSourceRow } from '../../db/datanet-schema.ts';
 import type { JobRow } from '../../db/schema.ts';
 import { ApiError, engineUnavailable } from '../../errors.ts';
 import { limits } from '../../limits.ts';
 import type { Factory } from '../factory.ts';
+import { sourceNotes } from '../mixtures/notes.ts';
+import type { Refused } from '../mixtures/rights.ts';
+import { filesOf, partsOf } from '../mixtures/sources.ts';
 import { type Change, isOver } from './job-rows.ts';
 import { changeOf, createdEvent, STARTED, timeOf } from './mirror.ts';
 import { storeResults } from './results.ts';
@@ -140,7 +144,9 @@ export class JobRunner {
   async #validate(job: JobRow, signal: AbortSignal): Promise<void> {
     const { id, trainingFile, validationFile } = job;
     if (job.wanted === 'cancel') return this.#end(job, 'cancelled', null);
-    const files = validationFile === null ? trainingFile : `${trainingFile} and validation file: ${validationFile}`;
+    const training = partsOf(job).map(({ file }) => file);
+    const named = training.length === 1 ? trainingFile : training.join(', ');
+    const files = validationFile === null ? named : `${named} and validation file: ${validationFile}`;
     await this.#change(id, {
       events: [
         // Said already, unless the process that made the job ended before it could.
@@ -149,13 +155,17 @@ export class JobRunner {
       ],
     });
     await this.#factory.turns.take(signal, async () => {
+      // Before its files are read for nothing; and again when they have been, since that may take long.
+      await this.#checkRights(job);
       const client = await this.#clientOf(job);
-      const { dataset, validation, recipe, estimate, warnings } = await validateJob(this.#factory, client, job, signal);
-      const told = warnings.map(({ param, report }) => ({
-        dedupe: `warnings ${param}`,
+      const validated = await validateJob(this.#factory, client, job, signal);
+      const { dataset, validation, recipe, estimate, sources, warnings } = validated;
+      await this.#checkRights(job);
+      const told = warnings.map(({ param, fileId, report }) => ({
+        dedupe: `warnings ${param}${training.length === 1 || param === 'validation_file' ? '' : ` ${fileId}`}`,
         level: 'warn' as const,
         type: 'message' as const,
-        message: `The ${param === 'training_file' ? 'training' : 'validation'} file has ${report.warnings} warning(s): ${Object.entries(
+        message: `The ${param === 'training_file' ? 'training' : 'validation'} file${training.length === 1 ? '' : ` ${fileId}`} has ${report.warnings} warning(s): ${Object.entries(
           report.rules,
         )
           .map(([rule, n]) => `${rule} × ${n}`)
@@ -182,6 +192,7 @@ export class JobRunner {
           validation: validation?.digest ?? null,
           daemonUrl: client.daemon.url,
         },
+        sources,
         events: [
           ...told,
           ...cut,
@@ -197,6 +208,40 @@ export class JobRunner {
     });
   }
 
+  /** @throws JobFailure when the owner may not train on these files now. */
+  async #checkRights(job: JobRow): Promise<void> {
+    const refused = await this.#factory.rights.ofJob(job, filesOf(job));
+    if (refused !== null) throw permissionRevoked(refused);
+  }
+
+  /**
+   * Why the run may not begin, or go on after its pause. What was seen to begin goes on until it is paused: it began with permission. A run
+   * that began where nobody saw it, and may not by now, is stopped.
+   */
+  async #refusal(job: JobRow, anew = false): Promise<JobFailure | null> {
+    if (job.wanted === 'cancel') return null;
+    const resumes = job.status === 'paused' && job.wanted === 'run';
+    const waits = job.status === 'queued' && (anew || !(await this.#factory.jobs.hasBegun(job.id)));
+    if (!resumes && !waits) return null;
+    const refused = await this.#factory.rights.ofJob(job, filesOf(job));
+    return refused === null ? null : permissionRevoked(refused);
+  }
+
+  /** A job that may not train any more: its run is cancelled where there is one, then the job has failed. */
+  async #giveUp(job: JobRow, failure: JobFailure, client: TrainingClient, signal: AbortSignal): Promise<void> {
+    if (!(await client.knows(job.id, signal))) return this.#fail(job.id, failure);
+    let run = await client.run(job.id, signal);
+    // Over already: it is what it is.
+    if (isRunOver(run)) return this.#finish(job, run, client, signal);
+    run = await this.#act(job.id, 'cancel', client, signal);
+    while (!isRunOver(run)) {
+      await this.changed(job.id, limits.jobRetryMs, signal);
+      signal.throwIfAborted();
+      run = await client.run(job.id, signal);
+    }
+    await this.#finish(job, run, client, signal, failure);
+  }
+
   async #clientOf(job: JobRow): Promise<TrainingClient> {
     const { pool } = this.#factory;
     let client: DaemonClient | undefined;
@@ -210,6 +255,8 @@ export class JobRunner {
     let job = given;
     const { id } = job;
     const client = await this.#clientOf(job);
+    const refusal = await this.#refusal(job);
+    if (refusal !== null) return this.#giveUp(job, refusal, client, signal);
     if (job.runCreatedAt === null) {
       // Where it was never put, there is nothing to cancel but the row; a process that ended may have put it without saying so.
       if (job.wanted === 'cancel' && !(await client.knows(id, signal))) return this.#end(job, 'cancelled', null);
@@ -217,6 +264,9 @@ export class JobRunner {
     }
     let run = await this.#put(job, client, signal);
     if (job.runCreatedAt !== run.createdAt) {
+      // Another run in the place of one that the daemon has lost is a beginning too.
+      const again = job.runCreatedAt === null ? null : await this.#refusal({ ...job, status: 'queued' }, true);
+      if (again !== null) return this.#giveUp(job, again, client, signal);
       // A new run: its events are counted from one.
       await this.#change(id, { set: { runCreatedAt: run.createdAt, lastEvent: 0 } });
       job = { ...job, runCreatedAt: run.createdAt, lastEvent: 0 };
@@ -256,17 +306,26 @@ export class JobRunner {
 
   /** A daemon that has lost the data sets is given them again. */
   async #put(job: JobRow, client: TrainingClient, signal: AbortSignal): Promise<TrainingRun> {
+    const request = requestOf(job, await this.#factory.sources.ofJob(job.id));
     try {
-      return await client.putRun(job.id, requestOf(job), signal);
+      return await client.putRun(job.id, request, signal);
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 404) throw error;
+      await this.#checkRights(job);
       await sendAgain(this.#factory, client, job, signal);
-      return await client.putRun(job.id, requestOf(job), signal);
+      return await client.putRun(job.id, request, signal);
     }
   }
 
   /** The run is over: what was not followed is read, then all of the end is written at once. */
-  async #finish(given: JobRow, run: TrainingRun, client: TrainingClient, signal: AbortSignal): Promise<void> {
+  async #finish(
+    given: JobRow,
+    run: TrainingRun,
+    client: TrainingClient,
+    signal: AbortSignal,
+    /** Why the gateway itself stopped it. */
+    failure: JobFailure | null = null,
+  ): Promise<void> {
     let job = given;
     while (job.lastEvent < run.lastEvent) {
       const before = job.lastEvent;
@@ -283,6 +342,7 @@ export class JobRunner {
     this.#factory.pool.invalidate();
     const end = { trainedTokens: run.trainedTokens, resultFile, finishedAt: run.finishedAt };
     if (run.status === 'succeeded') return this.#end(job, 'succeeded', end);
+    if (failure !== null) return this.#fail(job.id, failure, end);
     if (run.status === 'cancelled') return this.#end(job, 'cancelled', end);
     const { code, message, param } = run.error ?? {
       code: 'internal_error',
@@ -366,11 +426,16 @@ function actionFor(wanted: JobRow['wanted'], status: TrainingRun['status']): 'ca
   return status === 'paused' ? 'resume' : null;
 }
 
-function requestOf(job: JobRow): RunRequestInput {
+function permissionRevoked({ message }: Refused): JobFailure {
+  return new JobFailure('permission_revoked', `The job may not train any more. ${message}`, null);
+}
+
+function requestOf(job: JobRow, sources: readonly JobSourceRow[]): RunRequestInput {
   if (job.recipe === null || job.dataset === null) throw new Error(`job ${job.id} was queued without a recipe`);
   const notes: Record<string, string> = { job: job.id, training_file: job.trainingFile };
   if (job.validationFile !== null) notes.validation_file = job.validationFile;
   if (job.suffix !== null) notes.suffix = job.suffix;
+  Object.assign(notes, sourceNotes(sources));
   return {
     dataset: job.dataset,
     ...(job.validation === null ? {} : { validation: job.validation }),

@@ -3,10 +3,23 @@ import type { BaseModel, Dataset, Estimate, Recipe } from '../../../daemon/proto
 import type { TrainingClient } from '../../daemons/training.ts';
 import type { JobEstimate, JobRow } from '../../db/schema.ts';
 import { limits } from '../../limits.ts';
-import { type Checked, checkDataset, type DatasetReport, examplesOf } from '../datasets/dataset.ts';
+import { checkDataset, type DatasetReport } from '../datasets/dataset.ts';
 import { datasetOf } from '../datasets/of-file.ts';
 import type { Problem } from '../datasets/problems.ts';
 import type { Factory } from '../factory.ts';
+import { parseDatanetFileId } from '../mixtures/datanet-file.ts';
+import { Epoch, type SentSource, Straight } from '../mixtures/epoch.ts';
+import {
+  bytesOf,
+  contentHashes,
+  examplesIn,
+  filesOf,
+  partsOf,
+  type Source,
+  SourceDamaged,
+  sourceNamed,
+} from '../mixtures/sources.ts';
+import type { NewSource } from './job-rows.ts';
 import { resolveRecipe } from './recipe.ts';
 import type { Extension } from './request.ts';
 
@@ -50,55 +63,146 @@ export function methodProblem(kind: DatasetReport['kind'], method: 'supervised' 
   return null;
 }
 
-async function check(
-  factory: Factory,
-  fileId: string,
-  param: Param,
-  method: 'supervised' | 'dpo',
-  against: Set<number> | undefined,
-  signal: AbortSignal,
-): Promise<Checked> {
-  const row = await factory.files.get(fileId);
-  if (row === null) throw new JobFailure(codeOf(param), `The file ${fileId} was deleted before it was read.`, param);
-  const checked = await checkDataset(datasetOf(factory.storage, row), {
-    signal,
-    ...(against === undefined ? {} : { against }),
-  });
-  const { report } = checked;
-  if (!report.ok) throw new JobFailure(codeOf(param), summaryOf(report, param), param, report.problems);
-  if (param === 'training_file' && report.examples < limits.datasetExamplesMin) {
-    const which = 'Training file';
-    const message = `${which} has ${report.examples} example(s), but must have at least ${limits.datasetExamplesMin} examples`;
-    throw new JobFailure('invalid_n_examples', message, param);
-  }
-  const mismatch = methodProblem(report.kind, method);
-  if (mismatch !== null) throw new JobFailure(codeOf(param), mismatch, param);
-  return checked;
+/** What a check tells of one source. */
+interface CheckedSource {
+  source: Source;
+  report: Pick<DatasetReport, 'kind' | 'examples' | 'warnings' | 'rules' | 'problems'>;
+  /** Of its examples, for comparing with another. */
+  hashes: Set<number>;
 }
 
+async function named(factory: Factory, fileId: string, param: Param): Promise<Source> {
+  const source = await sourceNamed(factory, fileId);
+  if (source === null) throw new JobFailure(codeOf(param), `The file ${fileId} was deleted before it was read.`, param);
+  return source;
+}
+
+/** `canonical`: the hashes are to be compared with those of a Datanet, whose rows are kept as canonical JSON. */
+async function checkSource(
+  factory: Factory,
+  source: Source,
+  param: Param,
+  options: { against: Set<number> | undefined; canonical: boolean; hashes: boolean },
+  signal: AbortSignal,
+): Promise<CheckedSource> {
+  if (source.datanet === null) {
+    const { report, hashes } = await checkDataset(datasetOf(factory.storage, source.file), {
+      signal,
+      canonical: options.canonical,
+      ...(options.against === undefined ? {} : { against: options.against }),
+    });
+    if (!report.ok) throw new JobFailure(codeOf(param), summaryOf(report, param), param, report.problems);
+    return { source, report, hashes };
+  }
+  // Its rows were validated one by one when they were contributed.
+  const { datanet, version } = source.datanet;
+  const report: CheckedSource['report'] = {
+    kind: datanet.kind,
+    examples: version.rows,
+    warnings: 0,
+    rules: {},
+    problems: [],
+  };
+  if (!options.hashes) return { source, report, hashes: new Set() };
+  const hashes = await contentHashes(factory, source.datanet, signal);
+  const overlaps = [...hashes].filter((hash) => options.against?.has(hash) === true).length;
+  if (overlaps > 0) {
+    const message = `${overlaps} example(s) of the validation file are in the training file too, so they validate nothing.`;
+    if (overlaps === hashes.size)
+      throw new JobFailure(codeOf(param), `The job failed due to an invalid validation file. ${message}`, param);
+    report.warnings = overlaps;
+    report.rules = { overlap: overlaps };
+    report.problems = [{ line: null, field: null, rule: 'overlap', severity: 'warning', message }];
+  }
+  return { source, report, hashes };
+}
+
+async function checkAll(
+  factory: Factory,
+  job: JobRow,
+  signal: AbortSignal,
+): Promise<{ training: CheckedSource[]; validation: CheckedSource | null }> {
+  const parts = partsOf(job);
+  const canonical = filesOf(job).some((id) => parseDatanetFileId(id) !== null);
+  const compared = { canonical, hashes: job.validationFile !== null };
+  const training: CheckedSource[] = [];
+  for (const { file } of parts) {
+    const source = await named(factory, file, 'training_file');
+    training.push(await checkSource(factory, source, 'training_file', { ...compared, against: undefined }, signal));
+  }
+  const [first] = training as [CheckedSource];
+  const other = training.find(({ report }) => report.kind !== first.report.kind);
+  if (other !== undefined) {
+    const message = `All sources of a mixture must be of one kind: ${first.source.fileId} has ${first.report.kind} examples, ${other.source.fileId} has ${other.report.kind} examples.`;
+    throw new JobFailure('invalid_training_file', message, 'training_file');
+  }
+  const examples = training.reduce((sum, { report }) => sum + report.examples, 0);
+  if (examples < limits.datasetExamplesMin) {
+    const which = parts.length === 1 ? 'Training file' : 'The mixture';
+    const message = `${which} has ${examples} example(s), but must have at least ${limits.datasetExamplesMin} examples`;
+    throw new JobFailure('invalid_n_examples', message, 'training_file');
+  }
+  checkMethod(first, 'training_file', job);
+  if (job.validationFile === null) return { training, validation: null };
+  const against = training.length === 1 ? first.hashes : new Set(training.flatMap(({ hashes }) => [...hashes]));
+  const source = await named(factory, job.validationFile, 'validation_file');
+  const validation = await checkSource(factory, source, 'validation_file', { ...compared, against }, signal);
+  checkMethod(validation, 'validation_file', job);
+  return { training, validation };
+}
+
+function checkMethod({ report }: CheckedSource, param: Param, job: JobRow): void {
+  const mismatch = methodProblem(report.kind, job.method.type);
+  if (mismatch !== null) throw new JobFailure(codeOf(param), mismatch, param);
+}
+
+/** Brings the examples to the daemon. The same sources, weights and seed are the same bytes, whenever they are sent. */
 async function send(
   factory: Factory,
   client: TrainingClient,
-  fileId: string,
+  sources: { source: Source; weight: number }[],
+  seed: number,
   param: Param,
   signal: AbortSignal,
-): Promise<Dataset> {
-  const row = await factory.files.get(fileId);
-  if (row === null) throw new JobFailure(codeOf(param), `The file ${fileId} was deleted before it was read.`, param);
-  const dataset = await client.dataset(examplesOf(datasetOf(factory.storage, row)), signal);
-  if (dataset.problems.length > 0) {
-    const told = dataset.problems.slice(0, 3).map(({ example, message }) => `Example ${example}: ${message}`);
-    const problems: Problem[] = dataset.problems.map(({ example, message }) => {
-      return { line: example, field: null, rule: 'template', severity: 'error', message };
-    });
-    throw new JobFailure(
-      codeOf(param),
-      `The model's chat template or tokenizer refused examples. ${told.join(' ')}`,
-      param,
-      problems,
-    );
+): Promise<{ dataset: Dataset; sent: SentSource[] }> {
+  const streams = sources.map(({ source, weight }) => {
+    return { weight, bytes: bytesOf(source), examples: examplesIn(factory, source, signal) };
+  });
+  const [only] = streams as [(typeof streams)[number]];
+  // What breaks while the daemon reads reaches it as a broken request; the reason is kept here.
+  let broken: unknown;
+  const watched = async function* (lines: AsyncGenerator<Uint8Array>) {
+    try {
+      yield* lines;
+    } catch (error) {
+      broken = error;
+      throw error;
+    }
+  };
+  let epoch: Epoch | null = null;
+  try {
+    if (streams.length > 1) epoch = await Epoch.of(factory.storage, streams, seed);
+    const whole = epoch ?? new Straight(only.examples);
+    const dataset = await client.dataset(watched(whole.lines()), signal);
+    checkSent(dataset, param);
+    return { dataset, sent: whole.sources() };
+  } catch (error) {
+    const reason = broken ?? error;
+    if (!(reason instanceof SourceDamaged) && !(reason instanceof RangeError)) throw error;
+    throw new JobFailure(codeOf(param), reason.message, param);
+  } finally {
+    await epoch?.drop();
   }
-  return dataset;
+}
+
+function checkSent(dataset: Dataset, param: Param): void {
+  if (dataset.problems.length === 0) return;
+  const told = dataset.problems.slice(0, 3).map(({ example, message }) => `Example ${example}: ${message}`);
+  const problems: Problem[] = dataset.problems.map(({ example, message }) => {
+    return { line: example, field: null, rule: 'template', severity: 'error', message };
+  });
+  const message = `The model's chat template or tokenizer refused examples. ${told.join(' ')}`;
+  throw new JobFailure(codeOf(param), message, param, problems);
 }
 
 /** The data sets of a validated job, once more. @throws JobFailure if a file is not what it was. */
@@ -108,14 +212,25 @@ export async function sendAgain(
   job: JobRow,
   signal: AbortSignal,
 ): Promise<void> {
-  const files = [
-    { fileId: job.trainingFile, digest: job.dataset, param: 'training_file' as const },
-    { fileId: job.validationFile, digest: job.validation, param: 'validation_file' as const },
+  const sets = [
+    { parts: partsOf(job), digest: job.dataset, param: 'training_file' as const },
+    ...(job.validationFile === null
+      ? []
+      : [
+          {
+            parts: [{ file: job.validationFile, weight: 1 }],
+            digest: job.validation,
+            param: 'validation_file' as const,
+          },
+        ]),
   ];
-  for (const { fileId, digest, param } of files) {
-    if (fileId === null) continue;
-    const sent = await send(factory, client, fileId, param, signal);
-    if (sent.digest !== digest) throw new JobFailure(codeOf(param), `The file ${fileId} is not what it was.`, param);
+  for (const { parts, digest, param } of sets) {
+    const sources = [];
+    for (const { file, weight } of parts) sources.push({ source: await named(factory, file, param), weight });
+    const { dataset } = await send(factory, client, sources, job.seed, param, signal);
+    if (dataset.digest === digest) continue;
+    const files = parts.map(({ file }) => file).join(', ');
+    throw new JobFailure(codeOf(param), `The file ${files} is not what it was.`, param);
   }
 }
 
@@ -145,8 +260,28 @@ export interface Validated {
   validation: Dataset | null;
   recipe: Recipe;
   estimate: JobEstimate;
-  /** Warnings of both files, to be told as one event each. */
-  warnings: { param: Param; report: DatasetReport }[];
+  /** What was sent of each source. */
+  sources: NewSource[];
+  /** Warnings of the files, to be told as one event each. */
+  warnings: { param: Param; fileId: string; report: CheckedSource['report'] }[];
+}
+
+function sourceRow(
+  role: NewSource['role'],
+  position: number,
+  { source, weight }: { source: Source; weight: number },
+  sent: SentSource,
+): NewSource {
+  return {
+    role,
+    position,
+    fileId: source.fileId,
+    datanetId: source.datanet?.datanet.id ?? null,
+    version: source.datanet?.version.number ?? null,
+    root: source.datanet?.version.root ?? null,
+    weight,
+    ...sent,
+  };
 }
 
 /** @throws JobFailure when the job cannot be; ApiError when the daemon cannot be reached, so it is tried again. */
@@ -156,18 +291,25 @@ export async function validateJob(
   job: JobRow,
   signal: AbortSignal,
 ): Promise<Validated> {
-  const method = job.method.type;
-  const training = await check(factory, job.trainingFile, 'training_file', method, undefined, signal);
-  const warnings: Validated['warnings'] = [{ param: 'training_file', report: training.report }];
-  if (job.validationFile !== null) {
-    const validation = await check(factory, job.validationFile, 'validation_file', method, training.hashes, signal);
-    warnings.push({ param: 'validation_file', report: validation.report });
-  }
+  const checked = await checkAll(factory, job, signal);
+  const warnings: Validated['warnings'] = checked.training.map(({ source, report }) => {
+    return { param: 'training_file', fileId: source.fileId, report };
+  });
   const base = await client.daemon.model();
   checkBase(base, job);
-  const dataset = await send(factory, client, job.trainingFile, 'training_file', signal);
-  const validation =
-    job.validationFile === null ? null : await send(factory, client, job.validationFile, 'validation_file', signal);
+  const parts = partsOf(job);
+  const training = checked.training.map(({ source }, index) => ({ source, weight: parts[index]?.weight as number }));
+  const { dataset, sent } = await send(factory, client, training, job.seed, 'training_file', signal);
+  const sources = training.map((part, position) => sourceRow('training', position, part, sent[position] as SentSource));
+  let validation: Dataset | null = null;
+  if (checked.validation !== null) {
+    const { source, report } = checked.validation;
+    warnings.push({ param: 'validation_file', fileId: source.fileId, report });
+    const part = { source, weight: 1 };
+    const validating = await send(factory, client, [part], job.seed, 'validation_file', signal);
+    validation = validating.dataset;
+    sources.push(sourceRow('validation', 0, part, validating.sent[0] as SentSource));
+  }
   const recipe = resolveRecipe({
     method: job.method,
     extension: job.extension as Extension,
@@ -191,7 +333,8 @@ export async function validateJob(
     const message = `Training will cost about ${estimate.cost_micros} micro-units, but this key has ${left} left. Raise its budget, or train fewer epochs.`;
     throw new JobFailure('exceeded_quota', message, null);
   }
-  return { dataset, validation, recipe, estimate, warnings: warnings.filter(({ report }) => report.warnings > 0) };
+  const told = warnings.filter(({ report }) => report.warnings > 0);
+  return { dataset, validation, recipe, estimate, sources, warnings: told };
 }
 
 export function gigabytes(bytes: number): string {

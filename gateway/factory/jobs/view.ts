@@ -1,6 +1,8 @@
 /** Jobs, events, checkpoints and permissions in OpenAI's shapes. */
 import { z } from '@hono/zod-openapi';
+import type { AdapterMarkRow, JobSourceRow } from '../../db/datanet-schema.ts';
 import type { JobCheckpointRow, JobEventRow, JobRow } from '../../db/schema.ts';
+import { markView, sourceView, viewOfMark, viewOfSource } from '../mixtures/view.ts';
 import { extensionOf, hyperparametersOf } from './recipe.ts';
 
 const seconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000));
@@ -33,13 +35,19 @@ export const jobView = z
     method: z.looseObject({ type: z.enum(['supervised', 'dpo']) }),
     metadata: z.record(z.string(), z.string()).nullable(),
     user_provided_suffix: z.string().nullable(),
-    modelfactory: z.looseObject({}).openapi({
-      description: 'Extension: settings beyond the three of OpenAI, as resolved; the estimate; the latest progress.',
+    modelfactory: z.looseObject({ sources: z.array(sourceView), marks: z.array(markView) }).openapi({
+      description:
+        'Extension: settings beyond the three of OpenAI, as resolved; the estimate; the latest progress; what the job is made of, and what became of that since.',
     }),
   })
   .openapi('FineTuningJob');
 
-export function viewOfJob(job: JobRow): z.output<typeof jobView> {
+export function viewOfJob(
+  job: JobRow,
+  sources: readonly JobSourceRow[],
+  marks: readonly AdapterMarkRow[],
+): z.output<typeof jobView> {
+  const { mixture: _, ...extension } = job.extension;
   const { beta, ...three } = hyperparametersOf(job.method, job.recipe);
   const full = beta === undefined ? three : { ...three, beta };
   return {
@@ -64,7 +72,9 @@ export function viewOfJob(job: JobRow): z.output<typeof jobView> {
     metadata: job.metadata,
     user_provided_suffix: job.suffix,
     modelfactory: {
-      ...(job.recipe === null ? job.extension : extensionOf(job.recipe)),
+      ...(job.recipe === null ? extension : extensionOf(job.recipe)),
+      sources: sources.map(viewOfSource),
+      marks: marks.map(viewOfMark),
       estimate: job.estimate,
       progress: job.progress,
     },
