@@ -25,6 +25,7 @@ import { writeRecord } from './openai/run.ts';
 import { Settler } from './openai/settler.ts';
 import type { HealthSources } from './ops/health.ts';
 import { Metrics } from './ops/metrics.ts';
+import { Oidc, type OidcOptions } from './people/oidc/oidc.ts';
 import { Organizations } from './people/organizations/organizations.ts';
 import { People, type PeopleOptions } from './people/people.ts';
 import { describe, honoPath, type Route, routesOf } from './routes.ts';
@@ -44,6 +45,7 @@ export interface AppDeps {
   /** What signs rows of Datanets, and where contributions are kept and read. */
   datanets: DatanetDeps;
   people?: PeopleOptions;
+  oidc?: OidcOptions | null;
   log: Log;
   /** /metrics without a key, for callers that did not come through a proxy. */
   openMetrics: boolean;
@@ -98,6 +100,7 @@ export function createApp(deps: AppDeps): App {
     datanets,
     people,
     organizations: new Organizations(deps.db, now),
+    oidc: new Oidc({ db: deps.db, users: people.users, now }, deps.oidc ?? null),
     aliases: new AliasRows(deps.db, { now, cacheMs: deps.exclusiveDatabase ? 60_000 : 1_000 }),
     evaluations: new EvaluationRows(deps.db, now),
     limiter: new RateLimiter(now),

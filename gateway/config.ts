@@ -2,6 +2,7 @@
 
 import type { z } from 'zod';
 import { price } from '../daemon/protocol.ts';
+import { type OidcSettings, readOidcSettings } from './people/oidc/settings.ts';
 
 export type Price = z.output<typeof price>;
 
@@ -24,6 +25,7 @@ export interface Config {
   openMetrics: boolean;
   /** Where browsers reach the gateway, if not where it listens: the origin of a proxy. */
   publicUrl: string | null;
+  oidc: OidcSettings | null;
   /** The last X-Forwarded-For is believed: a proxy of ours has written it. */
   trustProxy: boolean;
   supervisorStatePath: string | undefined;
@@ -103,6 +105,11 @@ export function readConfig(env: Record<string, string | undefined>): Config {
       : null,
     openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
     publicUrl: publicUrl === null ? null : new URL(publicUrl).origin,
+    oidc: readOidcSettings(
+      env,
+      publicUrl === null ? null : new URL(publicUrl).origin,
+      (message) => new ConfigError(message),
+    ),
     trustProxy: flag('MODELFACTORY_TRUST_PROXY', env.MODELFACTORY_TRUST_PROXY),
     supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
     logLevel: env.MODELFACTORY_LOG_LEVEL || 'info',

@@ -107,6 +107,23 @@ export const limits = {
   organizationsPerUserMax: 100,
   membersPerOrganizationMax: 10_000,
 
+  /** Logging in through an OpenID provider: how long it may take, and how long it is asked for. */
+  oidcAttemptMs: 600_000,
+  oidcAttemptsSpentMax: 10_000,
+  oidcTimeoutMs: 10_000,
+  /** Whatever it answers: its description, keys, tokens. */
+  oidcDocumentBytesMax: 256 * 1024,
+  oidcDescriptionMs: 3_600_000,
+  /** After a failure it is left alone so long; unknown keys make its keys be read again no oftener. */
+  oidcRetryMs: 5_000,
+  /** How far its clock may be off, and how old an ID token may be. */
+  oidcSkewSeconds: 60,
+  oidcTokenAgeSeconds: 600,
+  /** Codes that are exchanged at the same time, all callers together. */
+  oidcExchangesMax: 32,
+  oidcReturnToCharactersMax: 1_024,
+  identitiesPerUserMax: 10,
+
   /** For keys that name no limits of their own. */
   requestsPerMinuteDefault: 60_000,
   tokensPerMinuteDefault: 60_000_000,

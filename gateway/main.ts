@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { serve } from '@hono/node-server';
 import type { Logger } from 'pino';
-import { Agent, fetch as undiciFetch } from 'undici';
+import { Agent, EnvHttpProxyAgent, fetch as undiciFetch } from 'undici';
 import { createKey, type LogKey, loadKey } from '../daemon/evidence.ts';
 import { type App, createApp } from './app.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
@@ -21,6 +21,8 @@ import { limits } from './limits.ts';
 import { createLog } from './log.ts';
 import { nodeAddress } from './node-address.ts';
 import { nodeStream } from './node-stream.ts';
+import { cookieKey } from './people/oidc/cookie-key.ts';
+import type { OidcOptions } from './people/oidc/oidc.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 
@@ -41,6 +43,15 @@ function daemonConnections(): { fetch: Fetch; post: Post; close: () => Promise<v
 /** Signs rows and versions of Datanets; made at the first start. */
 function datanetKey(path: string): LogKey {
   return loadKey(path) ?? createKey(path);
+}
+
+/** The provider is reached as browsers reach it: through a proxy where the environment names one. */
+function oidcOptions({ oidc, dataDir }: Config): OidcOptions | null {
+  if (oidc === null) return null;
+  const agent = new EnvHttpProxyAgent();
+  const fetch = (url: string, init?: RequestInit) =>
+    undiciFetch(url, { ...(init as object), dispatcher: agent }) as unknown as Promise<Response>;
+  return { settings: oidc, cookieKey: cookieKey(join(dataDir, 'keys', 'oidc.key')), fetch };
 }
 
 /** `admin.key` holds the key and nothing else. Made when there is none, or when the database does not know the one there. */
@@ -82,7 +93,10 @@ function startSweeping(app: App, createdBefore: number, log: Logger): () => void
 async function main(config: Config): Promise<void> {
   const startedAt = Date.now();
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
-  const log = createLog({ level: config.logLevel, secrets: [config.daemonToken, config.databaseToken ?? ''] });
+  const log = createLog({
+    level: config.logLevel,
+    secrets: [config.daemonToken, config.databaseToken ?? '', config.oidc?.clientSecret ?? ''],
+  });
   const opened = await openDatabase({
     url: config.databaseUrl,
     ...(config.databaseToken === undefined ? {} : { authToken: config.databaseToken }),
@@ -112,6 +126,7 @@ async function main(config: Config): Promise<void> {
       ...(config.contributionBytesPerDay === null ? {} : { bytesPerDay: config.contributionBytesPerDay }),
     },
     people: { addressOf: nodeAddress({ trustProxy: config.trustProxy }), publicUrl: config.publicUrl },
+    oidc: oidcOptions(config),
     log,
     openMetrics: config.openMetrics,
     sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),

@@ -35,6 +35,7 @@ import { type HealthSources, health } from './ops/health.ts';
 import { INDEX_HTML } from './ops/index-page.ts';
 import { getReceipt, logCheckpoint, logConsistency, logTile, logVkey } from './ops/log-proxy.ts';
 import { mergeMetrics } from './ops/metrics.ts';
+import { oidcRoutes } from './people/oidc/routes.ts';
 import { organizationRoutes } from './people/organizations/routes.ts';
 import { peopleRoutes } from './people/routes.ts';
 import { pageView } from './people/views.ts';
@@ -188,6 +189,7 @@ export function routesOf(
     ...evaluationRoutes(s),
     ...datanetRoutes(s),
     ...peopleRoutes(s),
+    ...oidcRoutes(s),
     ...organizationRoutes(s),
     {
       method: 'get',

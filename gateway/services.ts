@@ -14,6 +14,7 @@ import type { Settler } from './openai/settler.ts';
 import type { DirectStream } from './openai/sse.ts';
 import type { Metrics } from './ops/metrics.ts';
 import type { AuditNote } from './people/audit.ts';
+import type { Oidc } from './people/oidc/oidc.ts';
 import type { Organizations } from './people/organizations/organizations.ts';
 import type { People } from './people/people.ts';
 
@@ -34,6 +35,8 @@ export interface Services {
   /** Users, sessions, the audit log. */
   people: People;
   organizations: Organizations;
+  /** Logging in through an OpenID provider. */
+  oidc: Oidc;
   aliases: AliasRows;
   evaluations: EvaluationRows;
   settler: Settler;
