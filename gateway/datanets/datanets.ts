@@ -38,7 +38,7 @@ export class Datanets {
   readonly reviews: Reviews;
   readonly search: Search;
   readonly contributions: Contributions;
-  readonly #ingester: Ingester;
+  readonly ingester: Ingester;
 
   /** @param services for generating questions; not used before requests are served. */
   constructor(
@@ -57,13 +57,13 @@ export class Datanets {
     this.versions = new Versions({ db, key, log, now, exclusive });
     this.reviews = new Reviews(db.$client, now);
     this.search = new Search(db.$client);
-    this.#ingester = deps.ingester ?? inProcess(db.$client);
+    this.ingester = deps.ingester ?? inProcess(db.$client);
     this.contributions = new Contributions(
       {
         rows: new ContributionRows(db, now),
         records: this.records,
         storage: deps.storage,
-        ingester: this.#ingester,
+        ingester: this.ingester,
         key,
         log,
         now,
@@ -82,6 +82,6 @@ export class Datanets {
   /** Contributions that are being read stop where they are; the next process begins them again. */
   async stop(): Promise<void> {
     await this.contributions.stop();
-    await this.#ingester.close();
+    await this.ingester.close();
   }
 }

@@ -1,6 +1,7 @@
 /** The gateway's rig with shorthands for Datanets. */
 import { expect } from 'vitest';
 import type { Role } from '../../../gateway/db/people-schema.ts';
+import { Datanets } from '../../../gateway/datanets/datanets.ts';
 import { type Rig, startRig, type TestUser } from '../rig.ts';
 
 export interface View {
@@ -45,6 +46,8 @@ export interface DatanetRig extends Rig {
   contribution(user: TestUser, datanet: View, id: string): Promise<ContributionView>;
   approveAll(user: TestUser, datanet: View): Promise<View>;
   publish(user: TestUser, datanet: View): Promise<View>;
+  /** Datanets as the next process on the same data has them. */
+  restarted(): Promise<Datanets>;
   json<T = View>(response: Response, status?: number): Promise<T>;
 }
 
@@ -69,7 +72,7 @@ export async function startDatanetRig(options: Parameters<typeof startRig>[0] = 
   const send: DatanetRig['send'] = async (user, datanet, filename, content, fields = {}) => {
     const form = new FormData();
     for (const [name, value] of Object.entries({ licence: LICENCE, ...fields })) form.append(name, value);
-    form.append('file', new Blob([content as BlobPart]), filename);
+    form.append('file', new Blob([content as string]), filename);
     return rig.app.fetch(
       new Request(`http://gateway.test/api/datanets/${datanet.id}/contributions`, {
         method: 'POST',
@@ -102,6 +105,13 @@ export async function startDatanetRig(options: Parameters<typeof startRig>[0] = 
     async approveAll(user, datanet) {
       const body = { action: 'approve', filter: {} };
       return json(await user.call('POST', `/api/datanets/${datanet.id}/review`, body), 200);
+    },
+    async restarted() {
+      const { key, storage, log } = rig.app.services.datanets;
+      return new Datanets(
+        { key, storage, db: rig.database.db, exclusive: true, log, now: Date.now },
+        () => rig.app.services,
+      );
     },
     async publish(user, datanet) {
       return json(await user.call('POST', `/api/datanets/${datanet.id}/versions`, {}), 201);
