@@ -30,7 +30,7 @@ export function partsOf(example: TrainingExample): Part[] {
 function addMessage(parts: Part[], field: string, message: TrainingMessage): void {
   const { role, content } = message;
   if (content !== null) parts.push({ field: `${field}.content`, text: content, role });
-  const calls = message['tool_calls'];
+  const calls = message.tool_calls;
   if (!Array.isArray(calls)) return;
   calls.forEach((call: unknown, index) => {
     const called = (call as { function?: { name?: unknown; arguments?: unknown } } | null)?.function;
