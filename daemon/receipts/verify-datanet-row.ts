@@ -38,7 +38,7 @@ export function verifyDatanetRow(fields: Record<string, unknown>, options: Verif
   const signed = checkCheckpoint(fields.checkpoint, leaf, key.verifier);
   checks.push(signed.check);
   checks.push(checkInclusion(fields, signed.checkpoint));
-  return report('datanet-row', key.pinned, checks, leaf && { row: leaf.record });
+  return report('datanet-row', key.pinned, checks, leaf === null ? {} : { row: leaf.record });
 }
 
 function checkEntry(entry: unknown): { checks: VerifyCheck[]; leaf: Leaf | null } {
