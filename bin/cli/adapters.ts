@@ -1,7 +1,9 @@
 /** `modelfactory adapters …` */
+import type { Command } from 'commander';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import type { Adapter } from '../../daemon/protocol.ts';
 import type { GatewayClient } from './client.ts';
+import { type Context, subcommand } from './command.ts';
 import { megabytes, type Output, table } from './output.ts';
 import { adapterFiles, multipart } from './upload.ts';
 
@@ -76,4 +78,19 @@ export async function removeAdapter(
 ): Promise<void> {
   const removed = await client.call('DELETE', `/api/adapters/${encodeURIComponent(name)}`);
   out(options.json ? JSON.stringify(removed, null, 2) : `${name} is removed.`);
+}
+
+export function adapterCommands(program: Command, { client, output }: Context): void {
+  const adapters = program.command('adapters').description('LoRA adapters of the running server');
+  subcommand(adapters, 'add', 'upload a PEFT folder or a .gguf file, or let the server fetch one from the hub')
+    .argument('<source>', 'a path, or hf:owner/repo')
+    .requiredOption('--name <name>', 'what clients put into "model"')
+    .option('--replace', 'replace an adapter of the same name; requests under way finish on the old weights')
+    .action((source, options) => addAdapter(client(), source, options, output));
+  subcommand(adapters, 'list', 'name, rank, size and where each adapter is now').action((options) =>
+    listAdapters(client(), options, output),
+  );
+  subcommand(adapters, 'remove <name>', 'remove an adapter').action((name, options) =>
+    removeAdapter(client(), name, options, output),
+  );
 }

@@ -1,7 +1,10 @@
 /** `modelfactory evaluate`, `promote`, `rollback`, `aliases`. */
+
 import { readFileSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
+import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
+import { type Context, collect, positive, subcommand } from './command.ts';
 import { type Output, table } from './output.ts';
 import { multipart } from './upload.ts';
 
@@ -248,5 +251,32 @@ export async function listAliases(client: GatewayClient, options: { json?: boole
       rows,
       'There are no aliases. Make one with: modelfactory promote ALIAS MODEL --require …',
     ),
+  );
+}
+
+export function evaluationCommands(program: Command, { client, output }: Context): void {
+  subcommand(
+    program,
+    'evaluate',
+    'compare models on a file of examples: loss, ROUGE, BLEU, exact match, graders; with 95 % intervals',
+  )
+    .argument('<file>', 'examples as for training, or the id of an uploaded file')
+    .requiredOption('--model <name>', 'may be given several times; the base goes by its id', collect)
+    .option('--grader <file>', "JSON of one of OpenAI's grader objects, or a list of them", collect)
+    .option('--examples <n>', 'a seeded sample of so many examples', positive)
+    .option('--seed <n>', 'of the sample and the intervals', positive)
+    .option('--max-tokens <n>', 'longest answer', positive)
+    .option('--no-generate', 'loss, perplexity and token accuracy only')
+    .action((file, options) => evaluate(client(), file, options, output));
+  subcommand(program, 'promote <alias> <model>', 'let an alias stand for a model, if the criteria hold on its report')
+    .requiredOption('--require <criterion>', "such as 'rougeL >= base + 0.02' or 'loss < current'", collect)
+    .option('--evaluation <id>', 'default: the newest that has the model')
+    .option('--confident', 'the unfavourable end of the 95 % interval must hold')
+    .action((alias, model, options) => promote(client(), alias, model, options, output));
+  subcommand(program, 'rollback <alias>', 'let an alias stand for what it stood for before').action((alias, options) =>
+    rollback(client(), alias, options, output),
+  );
+  subcommand(program, 'aliases', 'what each alias stands for').action((options) =>
+    listAliases(client(), options, output),
   );
 }

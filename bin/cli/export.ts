@@ -1,13 +1,16 @@
 /** `modelfactory export NAME`: an adapter as files on this machine. */
+
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { type Command, Option } from 'commander';
 import { extract, type Header } from 'tar-stream';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from './client.ts';
+import { type Context, subcommand } from './command.ts';
 import { megabytes, type Output } from './output.ts';
 
 export interface ExportOptions {
@@ -133,4 +136,18 @@ function readable(error: unknown, folder: string): unknown {
   return new CliError(
     `The export broke off (${code ?? message}); nothing was kept. Try again; the server's log says why.`,
   );
+}
+
+export function exportCommands(program: Command, { client, output }: Context): void {
+  subcommand(program, 'export <name>', 'take an adapter out: as a PEFT folder, a GGUF LoRA, or merged into its base')
+    .addOption(
+      new Option('--format <format>', 'what to make').choices(['peft', 'gguf', 'merged']).makeOptionMandatory(),
+    )
+    .option(
+      '--type <type>',
+      'of the weights: merged f16, q8_0, q4_0, … (default: as the base, at least 8 bits where changed); gguf f32, f16, bf16',
+    )
+    .option('--out <folder>', 'where to', '.')
+    .option('--force', 'replace what is there')
+    .action((name: string, options: ExportOptions) => exportAdapter(client(), name, options, output));
 }

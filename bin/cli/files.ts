@@ -1,9 +1,12 @@
 /** `modelfactory files …` */
+
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import type { Command } from 'commander';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from './client.ts';
-import { megabytes, type Output, table } from './output.ts';
+import { type Context, subcommand } from './command.ts';
+import { megabytes, minute, type Output, table } from './output.ts';
 import { multipart } from './upload.ts';
 
 interface File {
@@ -39,12 +42,23 @@ export async function listFiles(client: GatewayClient, options: { json?: boolean
     file.filename,
     file.purpose,
     megabytes(file.bytes),
-    new Date(file.created_at * 1000).toISOString().slice(0, 16).replace('T', ' '),
+    minute(file.created_at),
   ]);
   out(table(['FILE', 'NAME', 'PURPOSE', 'SIZE', 'CREATED'], rows, 'There are no files.'));
 }
 
-export async function removeFile(client: GatewayClient, id: string, { out }: Output): Promise<void> {
-  await client.call('DELETE', `/v1/files/${encodeURIComponent(id)}`);
-  out(`${id} is removed.`);
+export async function removeFile(
+  client: GatewayClient,
+  id: string,
+  options: { json?: boolean },
+  { out }: Output,
+): Promise<void> {
+  const removed = await client.call('DELETE', `/v1/files/${encodeURIComponent(id)}`);
+  out(options.json ? JSON.stringify(removed, null, 2) : `${id} is removed.`);
+}
+
+export function fileCommands(program: Command, { client, output }: Context): void {
+  const files = program.command('files').description('uploaded files');
+  subcommand(files, 'list', 'newest first').action((options) => listFiles(client(), options, output));
+  subcommand(files, 'remove <id>', 'delete a file').action((id, options) => removeFile(client(), id, options, output));
 }

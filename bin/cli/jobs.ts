@@ -1,6 +1,8 @@
 /** `modelfactory jobs …`: fine-tuning jobs, and a live line of one. */
+import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
-import { type Output, table } from './output.ts';
+import { type Context, subcommand } from './command.ts';
+import { minute, type Output, table } from './output.ts';
 
 export interface Job {
   id: string;
@@ -43,7 +45,7 @@ export async function listJobs(client: GatewayClient, options: { json?: boolean 
       job.status,
       step === undefined ? '-' : `${step}/${total_steps}`,
       job.fine_tuned_model ?? job.user_provided_suffix ?? '-',
-      new Date(job.created_at * 1000).toISOString().slice(0, 16).replace('T', ' '),
+      minute(job.created_at),
     ];
   });
   out(
@@ -59,10 +61,11 @@ export async function actOnJob(
   client: GatewayClient,
   id: string,
   action: 'cancel' | 'pause' | 'resume',
+  options: { json?: boolean },
   { out }: Output,
 ): Promise<void> {
   const job = (await client.call('POST', `${path(id)}/${action}`)) as Job;
-  out(`${job.id} is ${job.status}.`);
+  out(options.json ? JSON.stringify(job, null, 2) : `${job.id} is ${job.status}.`);
 }
 
 /** Loss, speed, time left and memory of a step in one line. */
@@ -77,7 +80,7 @@ export function progressLine(data: Record<string, number>): string {
 }
 
 /** A line that is written over on a terminal; elsewhere each is its own. */
-function liveLine(stream: NodeJS.WriteStream, note: (line: string) => void) {
+export function liveLine(stream: NodeJS.WriteStream, note: (line: string) => void) {
   let shown = false;
   return {
     show(text: string): void {
@@ -96,7 +99,12 @@ function liveLine(stream: NodeJS.WriteStream, note: (line: string) => void) {
 }
 
 /** Follows a job to its end. Ctrl-C ends the watching, not the job. @returns 0 if it succeeded. */
-export async function watchJob(client: GatewayClient, id: string, { out, note }: Output): Promise<number> {
+export async function watchJob(
+  client: GatewayClient,
+  id: string,
+  { out, note }: Output,
+  options: { json?: boolean } = {},
+): Promise<number> {
   const line = liveLine(process.stderr, note);
   const leave = () => {
     line.finish();
@@ -130,8 +138,9 @@ export async function watchJob(client: GatewayClient, id: string, { out, note }:
       const job = (await client.call('GET', path(id))) as Job;
       if (!OVER.has(job.status)) continue;
       line.finish();
+      if (options.json) out(JSON.stringify(job, null, 2));
       if (job.status === 'succeeded') {
-        out(job.fine_tuned_model ?? '');
+        if (!options.json) out(job.fine_tuned_model ?? '');
         note(`Use it with "model": "${job.fine_tuned_model}".`);
         return 0;
       }
@@ -141,4 +150,17 @@ export async function watchJob(client: GatewayClient, id: string, { out, note }:
   } finally {
     process.off('SIGINT', leave);
   }
+}
+
+export function jobCommands(program: Command, { client, output, setCode }: Context): void {
+  const jobs = program.command('jobs').description('fine-tuning jobs');
+  subcommand(jobs, 'list', 'newest first').action((options) => listJobs(client(), options, output));
+  subcommand(jobs, 'show <id>', 'all of one job, as JSON').action((id) => showJob(client(), id, output));
+  subcommand(jobs, 'watch <id>', 'follow a job to its end').action(async (id: string, options) =>
+    setCode(await watchJob(client(), id, output, options)),
+  );
+  for (const action of ['cancel', 'pause', 'resume'] as const)
+    subcommand(jobs, `${action} <id>`, `${action} a job`).action((id, options) =>
+      actOnJob(client(), id, action, options, output),
+    );
 }

@@ -1,7 +1,9 @@
 /** `modelfactory models …` */
+
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, join, resolve } from 'node:path';
+import type { Command } from 'commander';
 import type { QuantizedType } from '../../addon/quantize.ts';
 import { ensureBaseModel } from '../../daemon/models/fetch.ts';
 import { ModelFileError } from '../../daemon/models/gguf-errors.ts';
@@ -9,6 +11,7 @@ import { progressPrinter } from '../../daemon/models/progress.ts';
 import { quantizeModel } from '../../daemon/models/quantize.ts';
 import { isModelType, MODEL_TYPES } from '../../daemon/models/tensor-choice.ts';
 import { CliError, type GatewayClient } from './client.ts';
+import { type Context, subcommand } from './command.ts';
 import { megabytes, type Output, table } from './output.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
@@ -127,4 +130,22 @@ function checkedType(text: string): QuantizedType {
   const type = text.toLowerCase();
   if (isModelType(type)) return type;
   throw new CliError(`There is no type ${text}. Types: ${MODEL_TYPES.join(', ')}; for QLoRA take iq4_nl.`);
+}
+
+export function modelCommands(program: Command, { client, output }: Context): void {
+  const models = program.command('models').description('base models');
+  subcommand(models, 'list', 'what the running server serves').action((options) =>
+    listModels(client(), options, output),
+  );
+  subcommand(models, 'add', 'fetch a base model into the data folder')
+    .argument('<source>', 'hf:owner/repo/file.gguf, a built-in name, or a path')
+    .option('--type <type>', 'convert it to this type, e.g. q8_0, q4_0, or iq4_nl for QLoRA')
+    .option('--requantize', 'also if it is quantised already')
+    .action((source: string, options: AddModelOptions) => addModel(source, options, output));
+  subcommand(models, 'quantize', 'convert an f16, bf16 or f32 base model to fewer bits')
+    .argument('<source>', 'a path, hf:owner/repo/file.gguf, or a built-in name')
+    .requiredOption('--type <type>', 'q8_0, q4_0, q4_1, iq4_nl (the choice for QLoRA), q4_k, …')
+    .option('--out <file>', 'where to; default: into the data folder')
+    .option('--requantize', 'also if it is quantised already, which loses precision twice')
+    .action((source: string, options: QuantizeBaseOptions) => quantizeBase(source, options, output));
 }

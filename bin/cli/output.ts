@@ -28,7 +28,7 @@ export function table(header: string[], rows: string[][], empty: string): string
 }
 
 /** Names come from other people: control characters must not reach the terminal. */
-function printable(text: string): string {
+export function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is to be replaced.
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }
@@ -46,4 +46,14 @@ export function money(micros: number | null): string {
 export function parseMoney(text: string): number | null {
   const match = /^(\d{1,9})(?:\.(\d{1,6}))?$/.exec(text);
   return match ? Number(match[1]) * 1_000_000 + Number((match[2] ?? '').padEnd(6, '0')) : null;
+}
+
+/** Of seconds since 1970. */
+export function day(seconds: number | null): string {
+  return seconds === null ? '-' : new Date(seconds * 1000).toISOString().slice(0, 10);
+}
+
+/** Of seconds since 1970, UTC. */
+export function minute(seconds: number | null): string {
+  return seconds === null ? '-' : new Date(seconds * 1000).toISOString().slice(0, 16).replace('T', ' ');
 }

@@ -1,10 +1,11 @@
 /** `modelfactory receipt` and `modelfactory verify` */
-import type { Command } from 'commander';
-import { type Context, subcommand } from './command.ts';
+
 import { writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
 import { formatReport, verifyFile } from '../../daemon/receipts/verify.ts';
 import { CliError, type GatewayClient } from './client.ts';
+import { type Context, subcommand } from './command.ts';
 import type { Output } from './output.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');

@@ -1,10 +1,15 @@
-/** `modelfactory train FILE`: upload, inspect, estimate, create the job, and watch it. */
+/** `modelfactory train`: a file (upload, inspect, estimate), versions of Datanets, or a mixture; create the job, and watch it. */
+import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
+import { type Context, collect, positive, subcommand } from './command.ts';
+import { findVersion } from './datanets/names.ts';
 import { uploadFile } from './files.ts';
 import { duration, type Job, watchJob } from './jobs.ts';
 import type { Output } from './output.ts';
 
 export interface TrainOptions {
+  datanet?: string[];
+  fileWeight?: number;
   base?: string;
   name?: string;
   validation?: string;
@@ -21,6 +26,11 @@ export interface TrainOptions {
   watch?: boolean;
   dryRun?: boolean;
   json?: boolean;
+}
+
+interface Source {
+  file: string;
+  weight: number;
 }
 
 interface Inspection {
@@ -55,8 +65,8 @@ export function columnsOf(text: string): string {
   return JSON.stringify(Object.fromEntries(pairs));
 }
 
-/** The part of a job that says how to train. */
-function settingsOf(options: TrainOptions, kind: string): object {
+/** The part of a job that says how to train, and on what mixture. */
+function settingsOf(options: TrainOptions, kind: string, mixture?: Source[]): object {
   const hyperparameters = {
     ...(options.epochs !== undefined && { n_epochs: options.epochs }),
     ...(options.batch !== undefined && { batch_size: options.batch }),
@@ -67,6 +77,7 @@ function settingsOf(options: TrainOptions, kind: string): object {
     ...(options.alpha !== undefined && { alpha: options.alpha }),
     ...(options.lr !== undefined && { learning_rate: options.lr }),
     ...(options.context !== undefined && { context_tokens: options.context }),
+    ...(mixture !== undefined && { mixture }),
   };
   return {
     method: { type, [type]: { hyperparameters } },
@@ -89,72 +100,148 @@ function tellProblems({ report }: Inspection, note: Output['note']): void {
   if (more > 0) note(`… and ${more} more.`);
 }
 
-/** @returns the exit code. */
-export async function train(
-  client: GatewayClient,
-  path: string,
-  options: TrainOptions,
-  output: Output,
-): Promise<number> {
-  const { out, note } = output;
-  const fields = {
-    purpose: 'fine-tune',
-    ...(options.format !== undefined && { format: options.format }),
-    ...(options.columns !== undefined && { columns: columnsOf(options.columns) }),
-  };
-  const model = options.base ?? (await baseId(client));
-  const training_file = await uploadFile(client, path, fields);
-  const uploaded = [training_file];
-  const removeUploads = async () => {
-    for (const id of uploaded) await client.call('DELETE', `/v1/files/${id}`);
-  };
-  const inspect = async (settings: object) =>
-    (await client.call('POST', '/api/datasets/inspect', { file: training_file, model, ...settings })) as Inspection;
-  const first = await inspect({ estimate: false });
-  if (!first.report.ok) {
-    tellProblems(first, note);
-    await removeUploads();
-    throw new CliError(`${path} has ${first.report.errors} error(s), so nothing was started.`);
+/** What was uploaded for a job that did not come about goes again. */
+class Uploads {
+  readonly #client: GatewayClient;
+  readonly #fields: Record<string, string>;
+  readonly #ids: string[] = [];
+
+  constructor(client: GatewayClient, options: TrainOptions) {
+    this.#client = client;
+    this.#fields = {
+      purpose: 'fine-tune',
+      ...(options.format !== undefined && { format: options.format }),
+      ...(options.columns !== undefined && { columns: columnsOf(options.columns) }),
+    };
   }
-  const settings = settingsOf(options, first.report.kind);
-  const validation_file =
-    options.validation === undefined ? undefined : await uploadFile(client, options.validation, fields);
-  if (validation_file !== undefined) uploaded.push(validation_file);
-  const inspection = await inspect({ ...settings, ...(validation_file && { validation_file }) }).catch(
-    async (error) => {
-      await removeUploads();
-      throw error;
-    },
-  );
+
+  async add(path: string): Promise<string> {
+    const id = await uploadFile(this.#client, path, this.#fields);
+    this.#ids.push(id);
+    return id;
+  }
+
+  async remove(): Promise<void> {
+    for (const id of this.#ids.splice(0)) await this.#client.call('DELETE', `/v1/files/${id}`);
+  }
+}
+
+/** Uploads a file. @throws CliError for one with errors; what is wrong is told before. */
+async function checkedFile(
+  client: GatewayClient,
+  uploads: Uploads,
+  path: string,
+  model: string,
+  { note }: Output,
+): Promise<{ id: string; kind: string }> {
+  const id = await uploads.add(path);
+  const body = { file: id, model, estimate: false };
+  const inspection = (await client.call('POST', '/api/datasets/inspect', body)) as Inspection;
+  const { report } = inspection;
+  if (report.ok) return { id, kind: report.kind };
+  tellProblems(inspection, note);
+  throw new CliError(`${path} has ${report.errors} error(s), so nothing was started.`);
+}
+
+/** What it will take, for people. @throws CliError where the memory does not suffice. */
+function tellInspection(inspection: Inspection, { note }: Output): void {
   tellProblems(inspection, note);
   const { statistics, estimate, recipe } = inspection;
   if (statistics !== null)
     note(
       `${statistics.examples} examples, ${statistics.tokens} tokens, the longest ${statistics.longest}, ${statistics.truncated} too long.`,
     );
-  if (estimate !== null && recipe !== null) {
-    const cost = `${(estimate.cost_micros / 1e6).toFixed(4)} ${estimate.currency}`;
-    const memory = `${(estimate.memory_bytes / 1e9).toFixed(1)} of ${(estimate.memory_available_bytes / 1e9).toFixed(1)} GB`;
-    note(
-      `${recipe.n_epochs} epoch(s), batch ${recipe.batch_size}, rank ${recipe.rank}: ${estimate.steps} steps, about ${duration(estimate.seconds)}, memory ${memory}, cost ${cost}.`,
-    );
-    if (!estimate.fits) {
-      await removeUploads();
-      throw new CliError('The memory does not suffice. Lower --batch or --context.');
+  if (estimate === null || recipe === null) return;
+  const cost = `${(estimate.cost_micros / 1e6).toFixed(4)} ${estimate.currency}`;
+  const memory = `${(estimate.memory_bytes / 1e9).toFixed(1)} of ${(estimate.memory_available_bytes / 1e9).toFixed(1)} GB`;
+  note(
+    `${recipe.n_epochs} epoch(s), batch ${recipe.batch_size}, rank ${recipe.rank}: ${estimate.steps} steps, about ${duration(estimate.seconds)}, memory ${memory}, cost ${cost}.`,
+  );
+  if (!estimate.fits) throw new CliError('The memory does not suffice. Lower --batch or --context.');
+}
+
+/** A file alone, with its estimate. */
+async function fromFile(
+  client: GatewayClient,
+  uploads: Uploads,
+  path: string,
+  model: string,
+  options: TrainOptions,
+  output: Output,
+): Promise<{ job: object; inspection: Inspection }> {
+  const { id, kind } = await checkedFile(client, uploads, path, model, output);
+  const settings = settingsOf(options, kind);
+  const validation_file = options.validation === undefined ? undefined : await uploads.add(options.validation);
+  const validation = validation_file === undefined ? {} : { validation_file };
+  const body = { file: id, model, ...settings, ...validation };
+  const inspection = (await client.call('POST', '/api/datasets/inspect', body)) as Inspection;
+  tellInspection(inspection, output);
+  return { job: { training_file: id, ...validation, ...settings }, inspection };
+}
+
+/** Versions of Datanets, and a file if one is named. They were checked when they were reviewed, so only the file is looked at. */
+async function fromDatanets(
+  client: GatewayClient,
+  uploads: Uploads,
+  path: string | undefined,
+  model: string,
+  options: TrainOptions,
+  output: Output,
+): Promise<{ job: object }> {
+  const sources: Source[] = [];
+  let kind = '';
+  for (const named of options.datanet ?? []) {
+    const { datanet, version, weight } = await findVersion(client, named);
+    sources.push({ file: `file-${datanet.id}-v${version}`, weight });
+    kind = datanet.kind;
+    output.note(`"${datanet.name}" version ${version}, ${datanet.licence}, weight ${weight}.`);
+  }
+  if (path !== undefined) {
+    const file = await checkedFile(client, uploads, path, model, output);
+    sources.push({ file: file.id, weight: options.fileWeight ?? 1 });
+    output.note(`${path}, weight ${options.fileWeight ?? 1}.`);
+  }
+  const validation_file = options.validation === undefined ? undefined : await uploads.add(options.validation);
+  const [only, ...others] = sources;
+  const settings = settingsOf(options, kind, others.length > 0 ? sources : undefined);
+  return {
+    job: {
+      ...(others.length === 0 && { training_file: only?.file }),
+      ...(validation_file !== undefined && { validation_file }),
+      ...settings,
+    },
+  };
+}
+
+/** @returns the exit code. */
+export async function train(
+  client: GatewayClient,
+  path: string | undefined,
+  options: TrainOptions,
+  output: Output,
+): Promise<number> {
+  const { out, note } = output;
+  const ofDatanets = (options.datanet ?? []).length > 0;
+  if (path === undefined && !ofDatanets) throw new CliError('Name a file to train on, or a Datanet with --datanet.');
+  if (ofDatanets && options.dryRun) throw new CliError('--dry-run looks at a file alone; leave --datanet out.');
+  const model = options.base ?? (await baseId(client));
+  const uploads = new Uploads(client, options);
+  let job: Job;
+  try {
+    const made: { job: object; inspection?: Inspection } = ofDatanets
+      ? await fromDatanets(client, uploads, path, model, options, output)
+      : await fromFile(client, uploads, path as string, model, options, output);
+    if (options.dryRun) {
+      if (options.json) out(JSON.stringify(made.inspection, null, 2));
+      await uploads.remove();
+      return 0;
     }
+    const name = options.name === undefined ? {} : { suffix: options.name };
+    job = (await client.call('POST', '/v1/fine_tuning/jobs', { model, ...name, ...made.job })) as Job;
+  } catch (error) {
+    await uploads.remove();
+    throw error;
   }
-  if (options.dryRun) {
-    if (options.json) out(JSON.stringify(inspection, null, 2));
-    await removeUploads();
-    return 0;
-  }
-  const job = (await client.call('POST', '/v1/fine_tuning/jobs', {
-    model,
-    training_file,
-    ...(validation_file && { validation_file }),
-    ...(options.name !== undefined && { suffix: options.name }),
-    ...settings,
-  })) as Job;
   if (options.watch) {
     note(`Job ${job.id}. Ctrl-C stops the watching, not the job.`);
     return await watchJob(client, job.id, output);
@@ -162,4 +249,29 @@ export async function train(
   out(options.json ? JSON.stringify(job, null, 2) : job.id);
   note(`Watch it with: modelfactory jobs watch ${job.id}`);
   return 0;
+}
+
+export function trainCommands(program: Command, { client, output, setCode }: Context): void {
+  subcommand(program, 'train', 'fine-tune a base model on a file (.jsonl .json .csv .tsv .parquet), Datanets, or both')
+    .argument('[file]')
+    .option('--datanet <version>', 'NAME_OR_ID[@VERSION][:WEIGHT]; may be given several times', collect)
+    .option('--file-weight <n>', 'of the file, beside Datanets; an epoch takes from each by weight', Number)
+    .option('--base <model>', 'base model; default: the one that is served')
+    .option('--name <name>', 'stands in the name of the model: ft:BASE:…:NAME:ID')
+    .option('--validation <file>', 'examples to measure by, not to learn from')
+    .option('--method <method>', 'supervised or dpo; default: as the data is')
+    .option('--epochs <n>', 'times over the data', positive)
+    .option('--batch <n>', 'examples a step', positive)
+    .option('--rank <n>', 'rank of the adapter', positive)
+    .option('--alpha <n>', 'scale of the adapter; default: twice the rank', Number)
+    .option('--lr <n>', 'learning rate, e.g. 2e-4', Number)
+    .option('--context <n>', 'longer examples are cut to so many tokens', positive)
+    .option('--seed <n>', 'the same seed, the same model', Number)
+    .option('--format <format>', 'chat, completion, preference, alpaca, sharegpt or table')
+    .option('--columns <pairs>', 'which column holds what, e.g. prompt=question,completion=answer')
+    .option('--watch', 'follow the job to its end')
+    .option('--dry-run', 'check and estimate only')
+    .action(async (file: string | undefined, options: TrainOptions) =>
+      setCode(await train(client(), file, options, output)),
+    );
 }
