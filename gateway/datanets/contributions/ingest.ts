@@ -2,6 +2,7 @@
 import type { Client } from '@libsql/client';
 import type { ContributionProblem } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
+import { loadLanguages } from '../validation/validate.ts';
 import { checkStop, IngestFailure, type IngestJob, type IngestResult, IngestStopped } from './messages.ts';
 import { likenesses } from './near-duplicates.ts';
 import { type Canonical, canonical, prepare } from './prepare.ts';
@@ -10,6 +11,7 @@ import { knownHashes, storeRows, tellProgress } from './store.ts';
 
 /** @throws IngestFailure; IngestStopped. Either way, what was stored by then is for the caller to remove. */
 export async function ingest(job: IngestJob, deps: { client: Client }): Promise<IngestResult> {
+  await loadLanguages();
   const reading =
     job.source.type === 'file' ? await openRecords(job.source, job.options, job.stop) : given(job.source.examples);
   const run = new Ingestion(job, reading, deps.client);
