@@ -7,7 +7,7 @@ import type { Services } from '../gateway/services.ts';
 
 const WHO: Record<string, string> = {
   public: 'everybody',
-  any: 'any key',
+  any: 'any key or session',
   metrics: '`metrics`; everybody on this machine, see [settings](operating.md)',
 };
 
@@ -25,12 +25,12 @@ export function apiDoc(): string {
       .map(({ method, path, summary, access }) => {
         return `| \`${method.toUpperCase()} ${path}\` | ${summary} | ${WHO[access] ?? `\`${access}\``} |`;
       });
-    return [`## ${tag}`, '| address | what | for keys with the scope |', '|---|---|---|', ...rows].join('\n');
+    return [`## ${tag}`, '| address | what | for the scope |', '|---|---|---|', ...rows].join('\n');
   });
   return `${[
     '# API',
     '<!-- Written by bin/api-doc.ts; a test compares. -->',
-    '`GET /openapi.json` of a running server describes every field (OpenAPI 3.1). Requests carry `Authorization: Bearer KEY`; the scope `admin`\nincludes all others.',
+    '`GET /openapi.json` of a running server describes every field (OpenAPI 3.1). Requests carry `Authorization: Bearer KEY`, or in a\nbrowser the session cookie of `POST /api/session` and, where something is changed, its token as `x-csrf-token`. The scope `admin` includes all\nothers; `GET /api/roles` says which scopes each role of users has.',
     'Errors have the body `{"error": {"message", "type", "param", "code"}}`. Every answer has an `x-request-id`; answers of models also have\n`x-receipt-id` and `x-ratelimit-*`. A stream that fails after it has begun ends with one `data:` line that holds such an error body.',
     ...sections,
   ].join('\n\n')}\n`;

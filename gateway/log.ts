@@ -3,6 +3,7 @@
  * (or equals a secret of this process) is struck from the finished line, wherever a client may have put it.
  */
 import pino, { type DestinationStream, type Logger } from 'pino';
+import { strikeCredentials } from './http/credentials.ts';
 
 const REDACTED = [
   'authorization',
@@ -10,6 +11,7 @@ const REDACTED = [
   'credential',
   'token',
   'password',
+  'cookie',
   'headers',
   '*.authorization',
   '*.key',
@@ -21,11 +23,9 @@ const REDACTED = [
   'req.headers',
 ];
 
-const CREDENTIALS = /mf-[A-Za-z0-9_-]{16,}|Bearer\s+[^\s"\\]{8,}/gi;
-
 export function createLog(options: { level: string; secrets: string[]; destination?: DestinationStream }): Logger {
   const strike = (line: string) => {
-    let safe = line.replace(CREDENTIALS, '[redacted]');
+    let safe = strikeCredentials(line);
     for (const secret of options.secrets) if (secret !== '') safe = safe.replaceAll(secret, '[redacted]');
     return safe;
   };

@@ -6,6 +6,7 @@ import { and, desc, eq, gte, isNull, lt, lte } from 'drizzle-orm';
 import type { Database } from '../db/open.ts';
 import { type AuditRow, auditLog } from '../db/schema.ts';
 import { ApiError } from '../errors.ts';
+import { strikeCredentials } from '../http/credentials.ts';
 import { limits } from '../limits.ts';
 import type { Log } from '../services.ts';
 
@@ -21,9 +22,9 @@ export interface Act {
 
 /** What a handler adds with `c.set('audit', …)`. */
 export interface AuditNote {
-  object?: string | null;
+  object?: string | null | undefined;
   /** Never secrets, never the contents of rows. */
-  detail?: Record<string, unknown>;
+  detail?: Record<string, unknown> | undefined;
 }
 
 export interface AuditFilter {
@@ -53,7 +54,12 @@ export class AuditLog {
     try {
       const [row] = await this.#db
         .insert(auditLog)
-        .values({ ...act, object: objectOf(act.object), at: this.#now() })
+        .values({
+          ...act,
+          object: objectOf(act.object),
+          requestId: strikeCredentials(act.requestId),
+          at: this.#now(),
+        })
         .returning({ seq: auditLog.seq });
       return (row as { seq: number }).seq;
     } catch (cause) {
@@ -64,11 +70,7 @@ export class AuditLog {
   }
 
   /** How the act ended. It has happened, so a failure to write this is told to the log alone; the row then says that the end is unknown. */
-  async end(
-    seq: number,
-    status: number,
-    note: AuditNote & { detail?: Record<string, unknown> | undefined },
-  ): Promise<void> {
+  async end(seq: number, status: number, note: AuditNote): Promise<void> {
     try {
       await this.#db
         .update(auditLog)
@@ -108,5 +110,6 @@ export class AuditLog {
 }
 
 function objectOf(object: string | null): string | null {
-  return object === null ? null : object.slice(0, OBJECT_CHARACTERS_MAX);
+  // A key that somebody took for its id would stay here for ever.
+  return object === null ? null : strikeCredentials(object).slice(0, OBJECT_CHARACTERS_MAX);
 }

@@ -10,6 +10,8 @@ export const EMAIL_CHARACTERS_MAX = 254;
 const LOCAL_CHARACTERS_MAX = 64;
 /** What nobody sees or what stands for something else in an address: controls, formats (bidi, zero width), spaces, quotes, brackets. */
 const LOCAL = /^[^\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\s@"(),:;<>[\]\\]+$/u;
+/** What a URL would end its host at, or decode: domainToASCII would, too. */
+const NOT_IN_DOMAIN = /[/\\?#:@%[\]\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u;
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
 /** Lower case can undo NFKC and the other way round; a few rounds settle every text there is. */
@@ -31,7 +33,8 @@ export function emailOf(text: string): string | null {
   const local = form.slice(0, at);
   if (at < 1 || local.length > LOCAL_CHARACTERS_MAX || !LOCAL.test(local)) return null;
   if (local.startsWith('.') || local.endsWith('.') || local.includes('..')) return null;
-  const domain = domainToASCII(form.slice(at + 1));
+  const given = form.slice(at + 1);
+  const domain = NOT_IN_DOMAIN.test(given) ? '' : domainToASCII(given);
   if (domain === '' || !domain.split('.').every((label) => LABEL.test(label))) return null;
   const email = `${local}@${domain}`;
   return email.length > EMAIL_CHARACTERS_MAX ? null : email;

@@ -24,6 +24,8 @@ const SEQUENCES = [
   'qwertyuiopasdfghjklzxcvbnm',
   'qwertzuiopasdfghjklyxcvbnm',
 ];
+/** Shorter ones are in many a good password. */
+const WORD_CHARACTERS_MIN = 4;
 /** Parts of an e-mail address shorter than this may be in a password by accident. */
 const NAME_CHARACTERS_MIN = 4;
 
@@ -41,10 +43,14 @@ function isSequence(text: string): boolean {
   });
 }
 
+/** Digits and signs around or between the letters make a common word no better. */
 function isCommon(text: string): boolean {
-  if (COMMON.has(text)) return true;
-  const core = text.replaceAll(/^[\P{L}]+|[\P{L}]+$/gu, '');
-  return core.length > 0 && (COMMON.has(core) || COMMON.has(text.replaceAll(/[\P{L}]/gu, '')));
+  const core = text.replaceAll(/^\P{L}+|\P{L}+$/gu, '');
+  const letters = text.replaceAll(/\P{L}/gu, '');
+  return [text, core, letters].some(
+    (word) =>
+      word.length >= WORD_CHARACTERS_MIN && (COMMON.has(word) || COMMON.has(reversed(word)) || isSequence(word)),
+  );
 }
 
 /** What is wrong with a password, or null. */
@@ -58,7 +64,7 @@ export function passwordProblem(password: string, email: string): string | null 
   const [local = ''] = email.split('@');
   if (low.includes(email) || (local.length >= NAME_CHARACTERS_MIN && low.includes(local)))
     return 'it must not contain your e-mail address';
-  if (repeats(low) || isSequence(low) || isCommon(low))
+  if (repeats(low) || isCommon(low))
     return 'it is among those that are guessed first; three or four words that have nothing to do with each other make a good one';
   return null;
 }

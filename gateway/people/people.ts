@@ -12,7 +12,7 @@ import { AuditLog } from './audit.ts';
 import { type Client, isSecure, sessionCookieOf, userAgentOf } from './client.ts';
 import { emailOf } from './email.ts';
 import { Invitations } from './invitations.ts';
-import { LoginFailures } from './login-failures.ts';
+import { type Attempt, LoginFailures } from './login-failures.ts';
 import { checkPassword } from './password-rules.ts';
 import { Passwords, type ScryptCost } from './passwords.ts';
 import { Sessions, type Started } from './sessions.ts';
@@ -86,11 +86,10 @@ export class People {
     const attempt = await this.#failures.begin(email ?? givenEmail, this.addressOf(c));
     const user = email === null ? null : await this.users.byEmail(email);
     if (user !== null) c.set('audit', { object: user.id });
-    await c.get('openAudit')?.();
     const stored = user?.state === 'active' ? user.password : null;
-    const right = await this.#passwords.verify(password, stored).catch(async (error: unknown) => {
-      await attempt.undone();
-      throw error;
+    const right = await this.#judge(attempt, async () => {
+      await c.get('openAudit')?.();
+      return this.#passwords.verify(password, stored);
     });
     if (user === null || stored === null || !right) {
       const message = 'E-mail address or password is wrong.';
@@ -99,6 +98,16 @@ export class People {
     await attempt.succeeded();
     if (this.#passwords.isOutdated(stored)) await this.#rehash(user.id, stored, password);
     return user;
+  }
+
+  /** What could not be judged, for a reason of ours, does not count against anybody. */
+  async #judge(attempt: Attempt, judge: () => Promise<boolean>): Promise<boolean> {
+    try {
+      return await judge();
+    } catch (error) {
+      await attempt.undone();
+      throw error;
+    }
   }
 
   /** The password is known only now, so now it gets today's cost; if that cannot be, another time will do. */
@@ -119,10 +128,8 @@ export class People {
     }
     checkPassword(next, user.email, 'new_password');
     const attempt = await this.#failures.begin(user.email, this.addressOf(c));
-    const right = await this.#passwords.verify(current, user.password).catch(async (error: unknown) => {
-      await attempt.undone();
-      throw error;
-    });
+    const stored = user.password;
+    const right = await this.#judge(attempt, () => this.#passwords.verify(current, stored));
     if (!right) {
       const message = 'The current password is wrong.';
       throw new ApiError(403, 'permission_error', 'wrong_credentials', message, { param: 'current_password' });

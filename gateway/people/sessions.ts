@@ -5,7 +5,7 @@
  * Against forged requests (CSRF) every unsafe request names a token that is made of the cookie, which no other site can read.
  */
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
-import { and, desc, eq, gt, inArray, isNull, lt, ne, type SQL, sql } from 'drizzle-orm';
+import { and, desc, eq, gt, inArray, isNull, lt, ne, notInArray, type SQL, sql } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import { principalOf } from '../auth/key-store.ts';
 import { type Principal, ROLE_SCOPES } from '../auth/scopes.ts';
@@ -185,14 +185,14 @@ export class Sessions {
 
   /** Of too many the oldest end: nobody needs them, and the list stays one that can be read. */
   async #endSurplus(userId: string): Promise<void> {
-    const surplus = this.#db
+    const own = and(eq(sessions.userId, userId), isNull(sessions.endedAt));
+    const newest = this.#db
       .select({ id: sessions.id })
       .from(sessions)
-      .where(and(eq(sessions.userId, userId), isNull(sessions.endedAt)))
+      .where(own)
       .orderBy(desc(sessions.createdAt), desc(sql`rowid`))
-      .limit(-1)
-      .offset(limits.sessionsPerUserMax);
-    await this.#end(inArray(sessions.id, surplus));
+      .limit(limits.sessionsPerUserMax);
+    await this.#end(and(own, notInArray(sessions.id, newest)));
   }
 
   /** A user's role or state changed: what is remembered of sessions no longer holds. */

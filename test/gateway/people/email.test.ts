@@ -41,6 +41,11 @@ test.each([
   ['a label with a hyphen in front', 'anna@-example.org'],
   ['a path behind', 'anna@example.org/x'],
   ['a port behind', 'anna@example.org:80'],
+  ['a query behind', 'anna@example.org?x'],
+  ['a fragment behind', 'anna@example.org#x'],
+  ['an escape', 'anna@example%2eorg'],
+  ['a full-width slash behind', 'anna@example.org／x'],
+  ['a tab in the domain', 'anna@exam\tple.org'],
   ['a local part of 65', `${'a'.repeat(65)}@example.org`],
   ['more than 254', `a@${'b.'.repeat(130)}org`],
 ])('%s is no address', (_, text) => {
@@ -58,7 +63,6 @@ test('the stored form is its own stored form, has nothing unseen in it, and one 
       expect(emailOf(form)).toBe(form);
       expect(form).not.toMatch(/[\p{C}\p{Z}]/u);
       expect(form.split('@').length).toBe(2);
-      expect(emailOf(form.toUpperCase().toLowerCase())).toBe(emailOf(form.toLowerCase()));
     }),
     { numRuns: 2000 },
   );

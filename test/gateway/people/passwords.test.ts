@@ -71,7 +71,7 @@ test.each([
   ['a word with digits', 'Password12345!'],
   ['a word with digits in between', 'pass12word34567'],
   ['a keyboard row', 'qwertyuiopasdfgh'],
-  ['a keyboard row backwards', 'poiuytrewqlkjh'.slice(0, 10) + 'qq'.slice(0, 0) + '098'],
+  ['a keyboard row backwards', 'poiuytrewq09876'],
   ['counting', '1234567890123'],
   ['counting down', '9876543210987'],
   ['one letter', 'aaaaaaaaaaaaaaaa'],
@@ -83,9 +83,13 @@ test.each([
   expect(passwordProblem(password, 'anna.smith@example.org')).not.toBeNull();
 });
 
-test.each([GOOD, 'Tr0ub4dor&3xyz', 'пароль из четырёх слов', '長い秘密の言葉をここに書きました', 'x7Kq9-vTz2-mWp4', 'i love password managers'])(
-  'taken: %s',
-  (password) => {
-    expect(passwordProblem(password, 'al@example.org')).toBeNull();
-  },
-);
+test.each([
+  GOOD,
+  'Tr0ub4dor&3xyz',
+  'пароль из четырёх слов',
+  '長い秘密の言葉をここに書きました',
+  'x7Kq9-vTz2-mWp4',
+  'i love password managers',
+])('taken: %s', (password) => {
+  expect(passwordProblem(password, 'al@example.org')).toBeNull();
+});
