@@ -142,6 +142,7 @@ export function createTrainer(
       check(snapshot instanceof Uint8Array, 'a snapshot is bytes');
       call(() => trainer.restore(snapshot));
     },
+    longestHoldMs: () => trainer.longestHoldMs(),
     close: () => trainer.close(),
   };
 }

@@ -353,6 +353,8 @@ export interface Trainer {
   /** Parameters, moments and step count: all that `restore` needs to go on to the bit. */
   snapshot(): Uint8Array;
   restore(snapshot: Uint8Array): void;
+  /** Of all training in this process, since this was last asked: the longest time in which serving could not have had the cores. */
+  longestHoldMs(): number;
   close(): void;
 }
 

@@ -5,6 +5,7 @@
 
 #include "bind_model.hpp"
 #include "bindings.hpp"
+#include "cores.hpp"
 
 namespace mf {
 
@@ -24,6 +25,7 @@ Napi::Function TrainerObject::define(Napi::Env env) {
                            InstanceMethod("prefix", &TrainerObject::prefix),
                            InstanceMethod("snapshot", &TrainerObject::snapshot),
                            InstanceMethod("restore", &TrainerObject::restore),
+                           InstanceMethod("longestHoldMs", &TrainerObject::longest_hold_ms),
                            InstanceMethod("close", &TrainerObject::close),
                        });
 }
@@ -94,6 +96,13 @@ Napi::Value TrainerObject::parameters(const Napi::CallbackInfo & info) {
 Napi::Value TrainerObject::bytes(const Napi::CallbackInfo & info) {
     return guarded(info.Env(),
                    [&]() -> Napi::Value { return Napi::Number::New(info.Env(), static_cast<double>(get().bytes())); });
+}
+
+Napi::Value TrainerObject::longest_hold_ms(const Napi::CallbackInfo & info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+        const std::chrono::duration<double, std::milli> hold = Cores::get().take_longest_hold();
+        return Napi::Number::New(info.Env(), hold.count());
+    });
 }
 
 Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo & info) {

@@ -29,6 +29,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
     Napi::Value prefix(const Napi::CallbackInfo & info);
     Napi::Value snapshot(const Napi::CallbackInfo & info);
     Napi::Value restore(const Napi::CallbackInfo & info);
+    Napi::Value longest_hold_ms(const Napi::CallbackInfo & info);
     Napi::Value close(const Napi::CallbackInfo & info);
 
     std::unique_ptr<Trainer> trainer_;

@@ -70,13 +70,27 @@ void Cores::release_training() {
     changed_.notify_all();
 }
 
+void Cores::note_hold(Clock::duration hold) {
+    Clock::rep longest = longest_hold_.load(std::memory_order_relaxed);
+    while (hold.count() > longest && !longest_hold_.compare_exchange_weak(longest, hold.count(), std::memory_order_relaxed)) {
+    }
+}
+
 void TrainingLease::take() {
     granted_ = Cores::get().acquire_training(share_);
     since_   = Cores::Clock::now();
+    breath_  = since_;
+}
+
+void TrainingLease::note() {
+    const auto now = Cores::Clock::now();
+    Cores::get().note_hold(now - breath_);
+    breath_ = now;
 }
 
 void TrainingLease::breathe() {
-    const auto held = Cores::Clock::now() - since_;
+    note();
+    const auto held = breath_ - since_;
     if (held >= SLICE || (held >= granted_ && Cores::get().serving_waits())) {
         Cores::get().release_training();
         take();

@@ -22,6 +22,9 @@ class Cores {
     // if the cores were idle.
     Clock::duration acquire_training(float share);
     void            release_training();
+    // Of training, since it was last asked: the longest time in which serving could not have had the cores.
+    Clock::duration take_longest_hold() { return Clock::duration(longest_hold_.exchange(0, std::memory_order_relaxed)); }
+    void            note_hold(Clock::duration hold);
     bool            serving_waits() const { return serving_waiting_.load(std::memory_order_relaxed) > 0; }
 
   private:
@@ -38,6 +41,7 @@ class Cores {
     double                  credit_ms_        = 0;  // computing time that serving owes to training; below 0 if it took too much
     Clock::time_point       taken_at_;
     Clock::time_point       served_at_;  // end of the last step
+    std::atomic<Clock::rep> longest_hold_{ 0 };
 };
 
 class ServingLease {
@@ -53,7 +57,10 @@ class ServingLease {
 class TrainingLease {
   public:
     explicit TrainingLease(float share) : share_(share) { take(); }
-    ~TrainingLease() { Cores::get().release_training(); }
+    ~TrainingLease() {
+        note();
+        Cores::get().release_training();
+    }
     TrainingLease(const TrainingLease &)             = delete;
     TrainingLease & operator=(const TrainingLease &) = delete;
 
@@ -61,9 +68,11 @@ class TrainingLease {
 
   private:
     void                     take();
+    void                     note();
     float                    share_;
     Cores::Clock::duration   granted_;
     Cores::Clock::time_point since_;
+    Cores::Clock::time_point breath_;
 };
 
 }  // namespace mf

@@ -131,7 +131,7 @@ void CpuForward::site(Session & session, int layer, SiteId id, const std::vector
             product_ggml(session, model_.backend(), part.weight, x, rows, to);
             session.rows(part.out, 64, 0, [&](int o0, int o1) {
                 if (!part.correction.empty()) {
-                    kernels().correction(sums_.data(), sums, rows, part.correction.data(), sums, part.out, o0, o1, to, part.out);
+                    kernels().gemm_nn(sums_.data(), sums, rows, part.correction.data(), part.out, sums, o0, o1, to, part.out);
                 }
                 finish(to, part.out, o0, o1);
                 for (int row = 0; !whole && row < rows; ++row) {

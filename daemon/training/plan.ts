@@ -128,7 +128,11 @@ export function microBatchRows(info: Pick<ModelInfo, 'targets'>): number {
 }
 
 /** Learning rate of a step (from 1): rises linearly over the warm-up, then falls along the schedule. */
-export function learningRate(recipe: Recipe, step: number, steps: number): number {
+export function learningRate(
+  recipe: Pick<Recipe, 'learningRate' | 'scheduler' | 'warmupRatio'>,
+  step: number,
+  steps: number,
+): number {
   const warmup = Math.ceil(recipe.warmupRatio * steps);
   if (step <= warmup) return (recipe.learningRate * step) / warmup;
   const done = (step - 1 - warmup) / Math.max(1, steps - warmup);

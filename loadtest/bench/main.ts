@@ -1,4 +1,4 @@
-/** `npm run bench -- serve|quality|swap|gateway|ledger|train`: measures, prints a table, writes loadtest/results/. */
+/** `npm run bench -- serve|quality|swap|gateway|ledger|datanets|train`: measures, prints a table, writes loadtest/results/. */
 import { existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -11,6 +11,7 @@ const USAGE = `npm run bench -- NAME [options]
   swap      how long an adapter takes into a slot, and what running streams notice of it
   gateway   latency that the gateway adds, against Portkey
   ledger    receipts per second made durable, against plain rows
+  datanets  100,000 rows from upload to version, search, lists, memory, cost of permission
   train     training against HF PEFT, LoRA against P-Tuning v2, what an adapter gains, chat while training
 options:
   --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
@@ -94,6 +95,14 @@ async function run(): Promise<void> {
       const { ledger, LEDGER_DEFAULTS } = await import('./ledger.ts');
       const quick = values.quick ? { rounds: 1, receipts: 100, proofs: 20 } : {};
       outcome = await ledger({ ...LEDGER_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}) }, log);
+      break;
+    }
+    case 'datanets': {
+      const { DATANET_DEFAULTS, DATANET_QUICK, datanets } = await import('./datanets.ts');
+      outcome = await datanets(
+        { ...DATANET_DEFAULTS, ...(values.quick ? DATANET_QUICK : {}), modelPath: modelPath(values.model) },
+        log,
+      );
       break;
     }
     case 'train': {

@@ -72,10 +72,6 @@ struct Kernels {
     void (*lora_b)(const float * u, std::size_t u_stride, int rows, const uint16_t * bt, int rank, int out, int o0, int o1,
                    float * y, std::size_t y_stride);
 
-    // The same with float32 weights, shared by all rows (the offset part of Q4_1 weights).
-    void (*correction)(const float * u, std::size_t u_stride, int rows, const float * bt, int rank, int out, int o0, int o1,
-                       float * y, std::size_t y_stride);
-
     // s[b] = sum of x[32 b .. 32 b + 31] as the quantised product sees x: rounded to 8 bits per block of 32, float16 scale.
     // With these sums a split weight gives w x̂ exactly; sums of the unrounded x would leave the offset's part of the
     // rounding error behind.
@@ -93,7 +89,8 @@ struct Kernels {
     // sum_i exp((x[i] - max) * inv_temperature)
     double (*exp_sum)(const float * x, int n, float max, float inv_temperature);
 
-    // Training, float32. Each element is summed by one caller in one order, whatever the number of rows.
+    // Float32: training, and the offset part of Q4_1 weights. Each element is summed by one caller in one order, whatever the
+    // number of rows.
     //
     // y[t][n] += sum_k u[t][k] b[k][n] for n in [n0, n1)
     void (*gemm_nn)(const float * u, std::size_t u_stride, int rows, const float * b, std::size_t b_stride, int inner, int n0,

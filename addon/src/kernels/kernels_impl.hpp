@@ -10,11 +10,7 @@ namespace {
 using simd::V;
 using simd::W;
 
-inline V load_weight(const uint16_t * p) { return simd::load_half(p); }
-inline V load_weight(const float * p) { return simd::load(p); }
-
 inline float weight_at(const uint16_t * p) { return simd::half_to_float(*p); }
-inline float weight_at(const float * p) { return *p; }
 
 // TOKENS rows of x against RANKS rows of a, both over the whole input width.
 template <int TOKENS, int RANKS>
@@ -72,8 +68,9 @@ void lora_a(const float * x, std::size_t x_stride, int rows, const uint16_t * a,
     }
 }
 
-template <int TOKENS, int VECTORS, typename T>
-inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int rank, int out, float * y, std::size_t y_stride) {
+template <int TOKENS, int VECTORS>
+inline void axpy_block(const float * u, std::size_t u_stride, const uint16_t * bt, int rank, int out, float * y,
+                       std::size_t y_stride) {
     V acc[TOKENS][VECTORS];
     for (int t = 0; t < TOKENS; ++t) {
         for (int v = 0; v < VECTORS; ++v) {
@@ -81,10 +78,10 @@ inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int 
         }
     }
     for (int r = 0; r < rank; ++r) {
-        const T * row = bt + static_cast<std::size_t>(r) * out;
-        V         w[VECTORS];
+        const uint16_t * row = bt + static_cast<std::size_t>(r) * out;
+        V                w[VECTORS];
         for (int v = 0; v < VECTORS; ++v) {
-            w[v] = load_weight(row + v * W);
+            w[v] = simd::load_half(row + v * W);
         }
         for (int t = 0; t < TOKENS; ++t) {
             const V s = simd::set1(u[t * u_stride + r]);
@@ -100,8 +97,8 @@ inline void axpy_block(const float * u, std::size_t u_stride, const T * bt, int 
     }
 }
 
-template <int TOKENS, typename T>
-inline void axpy_rows(const float * u, std::size_t u_stride, const T * bt, int rank, int out, int o0, int o1, float * y,
+template <int TOKENS>
+inline void axpy_rows(const float * u, std::size_t u_stride, const uint16_t * bt, int rank, int out, int o0, int o1, float * y,
                       std::size_t y_stride) {
     int o = o0;
     for (; o + 4 * W <= o1; o += 4 * W) {
@@ -121,9 +118,8 @@ inline void axpy_rows(const float * u, std::size_t u_stride, const T * bt, int r
     }
 }
 
-template <typename T>
-void axpy(const float * u, std::size_t u_stride, int rows, const T * bt, int rank, int out, int o0, int o1, float * y,
-          std::size_t y_stride) {
+void lora_b(const float * u, std::size_t u_stride, int rows, const uint16_t * bt, int rank, int out, int o0, int o1, float * y,
+            std::size_t y_stride) {
     int t = 0;
     for (; t + 4 <= rows; t += 4) {
         axpy_rows<4>(u + t * u_stride, u_stride, bt, rank, out, o0, o1, y + t * y_stride, y_stride);
@@ -485,8 +481,8 @@ void packed_product(const PackedMatrix & w, int group0, int group1, const Quanti
 
 extern const Kernels MF_KERNELS_SYMBOL;
 const Kernels        MF_KERNELS_SYMBOL = {
-           MF_KERNELS_NAME, MF_PACKED, lora_a,  axpy<uint16_t>, axpy<float>, block_sums, attention,  to_half, argmax,
-           exp_sum,         gemm_nn,   gemm_nt, gemm_tn,        gate,        gate_back,  scaled_exp, dot,     add_scaled,
+           MF_KERNELS_NAME, MF_PACKED, lora_a,  lora_b, block_sums, attention,  to_half, argmax,     exp_sum,
+           gemm_nn,         gemm_nt,   gemm_tn, gate,   gate_back,  scaled_exp, dot,     add_scaled,
 };
 
 }  // namespace mf

@@ -196,9 +196,9 @@ void BlockContext::site_forward(Session & session, int layer, SiteId id, const f
             const double corrected = part.correction.empty() ? 0 : FLOAT_MACS * sums;
             session.rows(rows_.rows, 4, (ELEMENT_MACS / 4 + low_rank + corrected) * part.out, [&](int first, int last) {
                 if (!part.correction.empty()) {
-                    kernels().correction(sums_.data() + static_cast<std::size_t>(first) * sums, sums, last - first,
-                                         part.correction.data(), sums, part.out, 0, part.out,
-                                         to + static_cast<std::size_t>(first) * part.out, part.out);
+                    kernels().gemm_nn(sums_.data() + static_cast<std::size_t>(first) * sums, sums, last - first,
+                                      part.correction.data(), part.out, sums, 0, part.out,
+                                      to + static_cast<std::size_t>(first) * part.out, part.out);
                 }
                 for (int row = first; !whole && row < last; ++row) {
                     std::memcpy(y + static_cast<std::size_t>(row) * shape.out + part_at,

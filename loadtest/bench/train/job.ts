@@ -35,6 +35,8 @@ export interface Job {
   validateEvery?: number;
   /** Ours only: from this validation loss on, only every tenth of those. */
   target?: number;
+  /** Ours only: warm-up and cosine to zero over all steps, the product's default; otherwise the rate stays the same. */
+  cosine?: boolean;
   /** Ours only: where the trained parameters go. */
   saveTo?: string;
 }

@@ -1,7 +1,7 @@
 /** Our side of a training run: `node --import tsx ours.ts JOB.json`; see job.ts. Prints JSON lines, as peer.py does. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { loadModel, TARGETS, type TrainedPair, type Trainer } from '../../../addon/index.ts';
-import { microBatchRows } from '../../../daemon/training/plan.ts';
+import { learningRate, microBatchRows } from '../../../daemon/training/plan.ts';
 import type { Example, TrainingData } from './data.ts';
 import type { Job } from './job.ts';
 import { pack, split } from './pack.ts';
@@ -19,6 +19,13 @@ function peakMb(): number {
   } catch {
     return process.resourceUsage().maxRSS / 1024;
   }
+}
+
+/** The product's schedule, or the same rate throughout. */
+function rateOf(job: Job, step: number): number {
+  if (job.cosine !== true) return job.learningRate;
+  const schedule = { learningRate: job.learningRate, scheduler: 'cosine', warmupRatio: 0.03 } as const;
+  return learningRate(schedule, step, job.steps);
 }
 
 const answerTokens = (examples: readonly Example[]): number =>
@@ -87,7 +94,7 @@ function main(job: Job): void {
     for (const part of split(batch, job.padTo, rowsMax))
       loss += trainer.accumulate(pack(part, job.padTo), divisor).loss;
     const { gradientNorm, applied } = trainer.update({
-      learningRate: job.learningRate,
+      learningRate: rateOf(job, step),
       beta1: 0.9,
       beta2: 0.999,
       epsilon: 1e-8,

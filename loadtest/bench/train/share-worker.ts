@@ -14,13 +14,21 @@ export interface ShareWindow {
   seconds: number;
   /** Chat: between one step's tokens and the next's. */
   gapsMs: number[];
+  /** Training: the longest that it held the cores without a moment at which chat could have had them. */
+  longestHoldMs: number;
 }
 
 const CONTEXT = 512;
 const PROMPT = 90;
 
-/** One unit of work; returns its tokens. */
-function trainer(model: Model, { job, share }: Extract<ShareOrder, { kind: 'training' }>): () => number {
+interface Work {
+  /** Returns its tokens. */
+  unit: () => number;
+  /** Since it was last asked. */
+  longestHoldMs: () => number;
+}
+
+function trainer(model: Model, { job, share }: Extract<ShareOrder, { kind: 'training' }>): Work {
   const { examples } = JSON.parse(readFileSync(job.data, 'utf8')) as TrainingData;
   const rowsMax = Math.max(microBatchRows(model.info), ...examples.map((e) => e.tokens.length));
   const native = model.createTrainer({
@@ -37,7 +45,7 @@ function trainer(model: Model, { job, share }: Extract<ShareOrder, { kind: 'trai
   });
   const parts = split(examples, 0, rowsMax);
   let at = 0;
-  return () => {
+  const unit = () => {
     const part = parts[at++ % parts.length] as Example[];
     const rows = pack(part, 0);
     native.accumulate(rows, 1000);
@@ -46,10 +54,11 @@ function trainer(model: Model, { job, share }: Extract<ShareOrder, { kind: 'trai
     }
     return rows.tokens.length;
   };
+  return { unit, longestHoldMs: () => native.longestHoldMs() };
 }
 
 /** One token for each stream. Streams begin again with a short context before theirs is full. */
-function chat(model: Model, { streams }: Extract<ShareOrder, { kind: 'chat' }>): () => number {
+function chat(model: Model, { streams }: Extract<ShareOrder, { kind: 'chat' }>): Work {
   const engine = model.createEngine({
     kvCells: streams * CONTEXT,
     sequencesMax: streams,
@@ -80,7 +89,7 @@ function chat(model: Model, { streams }: Extract<ShareOrder, { kind: 'chat' }>):
     );
   }
   let position = PROMPT;
-  return () => {
+  const unit = () => {
     if (position === CONTEXT) {
       for (const sequence of all) engine.trimSequence(sequence, PROMPT);
       position = PROMPT;
@@ -93,6 +102,7 @@ function chat(model: Model, { streams }: Extract<ShareOrder, { kind: 'chat' }>):
     position += 1;
     return streams;
   };
+  return { unit, longestHoldMs: () => 0 };
 }
 
 const order = workerData as ShareOrder;
@@ -101,15 +111,17 @@ const work = order.kind === 'training' ? trainer(model, order) : chat(model, ord
 const port = parentPort as NonNullable<typeof parentPort>;
 port.on('message', (seconds: number) => {
   const started = performance.now();
-  const window: ShareWindow = { tokens: 0, seconds: 0, gapsMs: [] };
+  const window: ShareWindow = { tokens: 0, seconds: 0, gapsMs: [], longestHoldMs: 0 };
+  work.longestHoldMs();
   let last = started;
   while (last - started < seconds * 1000) {
-    window.tokens += work();
+    window.tokens += work.unit();
     const now = performance.now();
     if (order.kind === 'chat') window.gapsMs.push(now - last);
     last = now;
   }
   window.seconds = (last - started) / 1000;
+  window.longestHoldMs = work.longestHoldMs();
   port.postMessage(window);
 });
 port.postMessage('ready');

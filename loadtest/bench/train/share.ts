@@ -114,6 +114,7 @@ function shareResult(rounds: Round[], { options }: Bench): PartResult {
         spread(summarize(column((r) => r.chatTogether))),
         spread(chat),
         `${gaps((r) => r.chatAlone)} → ${gaps((r) => r.chatTogether)}`,
+        '',
       ],
       [
         chats,
@@ -122,11 +123,17 @@ function shareResult(rounds: Round[], { options }: Bench): PartResult {
         spread(summarize(column((r) => r.trainingTogether))),
         spread(training),
         '',
+        spread(summarize(own.map((r) => r.trainingTogether.longestHoldMs))),
       ],
     );
     checks.push(
       { name: `${chats}: chat while training ÷ alone`, value: chat.median, target: { op: '>=', value: 0.6 } },
       { name: `${chats}: training while chatting ÷ alone`, value: training.median, target: { op: '>=', value: 0.2 } },
+      {
+        name: `${chats}: longest that training held the cores, ms (median of the windows)`,
+        value: median(own.map((r) => r.trainingTogether.longestHoldMs)),
+        target: { op: '<=', value: 20 },
+      },
     );
   }
   tables.push({
@@ -138,6 +145,7 @@ function shareResult(rounds: Round[], { options }: Bench): PartResult {
       'together, tok/s',
       'together ÷ alone',
       'gap between tokens, ms: p50 / p99 / max',
+      'longest hold, ms',
     ],
     rows,
   });
@@ -145,7 +153,7 @@ function shareResult(rounds: Round[], { options }: Bench): PartResult {
     tables,
     checks,
     notes: [
-      'Together: one process, two threads, the same base weights; the engine decodes without a pause (no think time), which is the hardest case for training.',
+      'Together: one process, two threads, the same base weights; the engine decodes without a pause (no think time), which is the hardest case for training. Longest hold: the longest time without a moment at which chat could have had the cores.',
     ],
     data: rounds.map((round) => ({
       ...round,
