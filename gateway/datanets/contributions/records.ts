@@ -95,6 +95,8 @@ async function dataReading(
         if (rows + reading.bad > limits.contributionRowsMax) throw tooManyRows();
         yield batch;
       }
+      // Records that were all bad came in no batch.
+      if (rows + reading.bad > limits.contributionRowsMax) throw tooManyRows();
     })(),
   };
 }

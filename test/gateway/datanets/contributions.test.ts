@@ -239,7 +239,7 @@ describe('bad input', () => {
     ['zeros', Buffer.alloc(1000), 'not_a_dictionary'],
     ['deep nesting', `{"messages":${'['.repeat(5000)}${']'.repeat(5000)}}`, 'too_deep'],
     ['a prototype', '{"__proto__":{"messages":[]},"constructor":1}', 'unknown_format'],
-  ])('%s is refused as %s says, and nothing of it is kept', async (_, content, rule) => {
+  ])('%s is refused, and nothing of it is kept', async (_, content, rule) => {
     const net = await open();
     const done = await rig.upload(bob, net, 'bad.jsonl', content);
     expect(done).toMatchObject({ state: 'failed', rows: 0, error: { code: 'no_rows' } });
