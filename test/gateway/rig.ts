@@ -81,6 +81,7 @@ export async function startRig(
     openMetrics?: boolean;
     webOnly?: boolean;
     people?: AppDeps['people'];
+    oidc?: AppDeps['oidc'];
     datanets?: Partial<AppDeps['datanets']>;
     /** Contributions are read in threads, as in production; without it in this one, which is quicker for a few rows. */
     ingestInThreads?: boolean;
@@ -128,6 +129,7 @@ export async function startRig(
       addressOf: (env) => (env as { address?: string } | undefined)?.address ?? null,
       ...options.people,
     },
+    ...(options.oidc === undefined ? {} : { oidc: options.oidc }),
     ...(options.now === undefined ? {} : { now: options.now }),
   });
   const { keys, people, settler } = app.services;

@@ -181,7 +181,8 @@ export class Provider {
       if (payload.nonce !== nonce) throw new Error('another nonce');
       const others = Array.isArray(payload.aud) && payload.aud.length > 1;
       if ((others || payload.azp !== undefined) && payload.azp !== clientId) throw new Error('another azp');
-      if (payload.sub === '' || (payload.sub as string).length > 255) throw new Error('bad sub');
+      const { sub } = payload as { sub: unknown };
+      if (typeof sub !== 'string' || sub === '' || sub.length > 255) throw new Error('bad sub');
       return payload;
     } catch (cause) {
       // Its keys could not be had: that is no word about the token.
