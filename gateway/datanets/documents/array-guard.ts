@@ -1,6 +1,6 @@
 /**
- * A bound on typed arrays, which V8's heap limit does not count: a few kilobytes of a PDF can ask for gigabytes. The constructors of this
- * process are replaced by ones that count, so this is for a process that reads one document and ends.
+ * A bound on typed arrays and decompression, which V8's heap limit does not count: a few hundred bytes of a PDF can ask for gigabytes. The
+ * constructors of this process are replaced by ones that count, so this is for a process that reads one document and ends.
  */
 import { documentLimits } from './document-limits.ts';
 
@@ -46,11 +46,39 @@ export class ArrayGuard {
         },
       });
     }
+    this.#boundDecompression();
+  }
+
+  #boundDecompression(): void {
+    const exceed = () => this.#exceed();
+    const Original = DecompressionStream;
+    const Bounded = class {
+      readonly readable: ReadableStream<Uint8Array>;
+      readonly writable: InstanceType<typeof DecompressionStream>['writable'];
+      constructor(format: 'deflate' | 'deflate-raw' | 'gzip') {
+        const inner = new Original(format);
+        let bytes = 0;
+        const counted = new TransformStream<Uint8Array, Uint8Array>({
+          transform(piece, controller) {
+            bytes += piece.byteLength;
+            if (bytes > documentLimits.arrayBytesMax) exceed();
+            controller.enqueue(piece);
+          },
+        });
+        this.writable = inner.writable;
+        this.readable = (inner.readable as ReadableStream<Uint8Array>).pipeThrough(counted);
+      }
+    };
+    Object.assign(globalThis, { DecompressionStream: Bounded });
   }
 
   #count(bytes: number): void {
     this.#bytes += bytes;
     if (bytes <= documentLimits.arrayBytesMax && this.#bytes <= documentLimits.arraysBytesMax) return;
+    this.#exceed();
+  }
+
+  #exceed(): never {
     this.exceeded = true;
     throw new RangeError('the document needs more memory than it may have');
   }

@@ -86,8 +86,9 @@ const SENTENCE_END = /[.!?…][)"'’”»\]]*\s|[。！？｡]/g;
 /** Where to cut: after a line, else a sentence (both in the second half of the piece), else a word; else within the word at the longest. */
 function cutAt(text: string, start: number, end: number, longest: number): number {
   const half = start + Math.floor((end - start) / 2);
-  const line = text.lastIndexOf('\n', end);
-  if (line > half) return line;
+  // Slices, so that no search looks at more than this piece.
+  const line = text.slice(half, end + 1).lastIndexOf('\n');
+  if (line > 0) return half + line;
   let sentence = -1;
   for (const match of text.slice(half, end).matchAll(SENTENCE_END)) sentence = half + match.index + match[0].length;
   if (sentence > half) return sentence;

@@ -43,9 +43,8 @@ export async function* pdfBlocks(path: string, guard: ArrayGuard): AsyncGenerato
   // Readers look for the mark within the first 1024 bytes (ISO 32000-1, annex H.3).
   if (!data.subarray(0, 1024).includes('%PDF-'))
     throw new DocumentError('unreadable', `The file is not a PDF. ${ADVICE}`);
-  // Images are not looked at, so neither need their decoders be there.
-  for (const name of ['WebAssembly', 'DecompressionStream', 'fetch', 'WebSocket', 'XMLHttpRequest'])
-    Reflect.deleteProperty(globalThis, name);
+  // Pictures are not looked at, and nothing is fetched.
+  for (const name of ['WebAssembly', 'fetch', 'WebSocket', 'XMLHttpRequest']) Reflect.deleteProperty(globalThis, name);
   const { getDocument } = await import('unpdf/pdfjs');
   guard.install();
   const task = getDocument({

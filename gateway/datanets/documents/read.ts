@@ -18,6 +18,13 @@ export interface ReadOptions {
   /** About so many UTF-16 units a chunk; kept between 200 and 20,000. */
   chunkCharacters: number;
   signal?: AbortSignal;
+  /** Narrower bounds than documentLimits has. */
+  bounds?: Partial<Bounds>;
+}
+
+interface Bounds {
+  workMs: number;
+  residentBytesMax: number;
 }
 
 /**
@@ -38,7 +45,7 @@ export async function* readDocument(path: string, kind: DocumentKind, options: R
     documentLimits.chunkCharactersMax,
     Math.max(documentLimits.chunkCharactersMin, Math.floor(options.chunkCharacters)),
   );
-  const reader = new Reader(signal);
+  const reader = new Reader(signal, { ...documentLimits, ...options.bounds });
   let any = false;
   try {
     await reader.started();
@@ -63,6 +70,7 @@ class Reader {
   readonly #exited: Promise<unknown>;
   readonly #watch: NodeJS.Timeout;
   readonly #signal: AbortSignal | undefined;
+  readonly #bounds: Bounds;
   readonly #onAbort = () => this.#stop(this.#signal?.reason);
   #settle: ((message: FromReader | null) => void) | null = null;
   /** Said before it was asked for: that it is ready. */
@@ -72,7 +80,8 @@ class Reader {
   #why: unknown = null;
   #gone = false;
 
-  constructor(signal: AbortSignal | undefined) {
+  constructor(signal: AbortSignal | undefined, bounds: Bounds) {
+    this.#bounds = bounds;
     const flags = [
       `--max-old-space-size=${documentLimits.heapMb}`,
       '--disallow-code-generation-from-strings',
@@ -116,8 +125,8 @@ class Reader {
   async ask(request: ToReader): Promise<{ chunks: Chunk[]; done: boolean }> {
     if (!this.#gone) this.#child.send(request, () => {});
     const before = performance.now();
-    const message = await this.#answer(documentLimits.workMs - this.#worked, () => {
-      const seconds = documentLimits.workMs / 1000;
+    const message = await this.#answer(this.#bounds.workMs - this.#worked, () => {
+      const seconds = this.#bounds.workMs / 1000;
       return new DocumentError(
         'timeout',
         `The document was not read within ${seconds} seconds; it is damaged or too large. Split it.`,
@@ -178,7 +187,7 @@ class Reader {
     if (process.platform !== 'linux' || this.#gone) return;
     const status = await readFile(`/proc/${this.#child.pid}/statm`, 'latin1').catch(() => '');
     const pages = Number(status.split(' ')[1] ?? 0);
-    if (pages * PAGE_BYTES > documentLimits.residentBytesMax)
+    if (pages * PAGE_BYTES > this.#bounds.residentBytesMax)
       this.#stop(
         new DocumentError(
           'too_large',

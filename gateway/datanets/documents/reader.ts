@@ -3,14 +3,9 @@
  * that a document can take nothing but this process.
  */
 import { ArrayGuard } from './array-guard.ts';
-import type { Block } from './blocks.ts';
-import { Chunker } from './chunks.ts';
 import { type Chunk, DocumentError, type DocumentKind, type DocumentProblem } from './document.ts';
 import { documentLimits } from './document-limits.ts';
-import { docxBlocks } from './docx.ts';
-import { markdownBlocks, textBlocks } from './markdown.ts';
-import { pdfBlocks } from './pdf.ts';
-import { textLines } from './text-reader.ts';
+import { chunksOf } from './formats.ts';
 
 export interface ToReader {
   /** With the first request only. */
@@ -20,30 +15,6 @@ export type FromReader =
   | { type: 'ready' }
   | { type: 'chunks'; chunks: Chunk[]; done: boolean }
   | { type: 'refused'; code: DocumentProblem; message: string };
-
-function blocksOf(path: string, kind: DocumentKind, guard: ArrayGuard): AsyncGenerator<Block> {
-  switch (kind) {
-    case 'txt':
-      return textBlocks(textLines(path));
-    case 'md':
-      return markdownBlocks(textLines(path));
-    case 'docx':
-      return docxBlocks(path);
-    case 'pdf':
-      return pdfBlocks(path, guard);
-  }
-}
-
-async function* chunksOf(
-  path: string,
-  kind: DocumentKind,
-  characters: number,
-  guard: ArrayGuard,
-): AsyncGenerator<Chunk> {
-  const chunker = new Chunker(characters);
-  for await (const block of blocksOf(path, kind, guard)) yield* chunker.add(block);
-  yield* chunker.end();
-}
 
 function refusalOf(error: unknown, guard: ArrayGuard): FromReader {
   if (error instanceof DocumentError) return { type: 'refused', code: error.code, message: error.message };

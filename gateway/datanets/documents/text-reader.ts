@@ -43,7 +43,7 @@ export async function* textLines(path: string): AsyncGenerator<string> {
   const file = await open(path);
   try {
     const buffer = new Uint8Array(PIECE_BYTES);
-    let decoder: TextDecoder | null = null;
+    let decoder: InstanceType<typeof TextDecoder> | null = null;
     let encoding: Encoding = 'utf-8';
     let pending = '';
     let bytes = 0;

@@ -58,7 +58,7 @@ export async function* parseXml(bytes: AsyncIterable<Uint8Array>, handler: XmlHa
   };
   parser.on('text', text);
   parser.on('cdata', text);
-  let decoder: TextDecoder | null = null;
+  let decoder: InstanceType<typeof TextDecoder> | null = null;
   const decode = (piece: Uint8Array | null): string => {
     decoder ??= new TextDecoder(
       piece !== null && piece[1] === 0xfe ? 'utf-16le' : piece !== null && piece[0] === 0xfe ? 'utf-16be' : 'utf-8',

@@ -64,11 +64,13 @@ function standsAlone(unit: number): boolean {
   return unit >= 0x0e00 && ((unit >= 0x2e80 && unit <= 0x9fff) || unit <= 0x0eff || (unit >= 0xf900 && unit <= 0xfaff));
 }
 
-/** Hashes of the shingles of a text, each once: what its similarity to another text is a matter of. */
+/** Hashes of the shingles of a text, in order, repeated ones too: what its similarity to another text is a matter of. */
 export function shinglesOf(text: string): Int32Array {
   const from = normalised(text);
-  const hashes = new Set<number>();
   const length = from.length;
+  // At most one shingle of characters and one of words begins at a character.
+  const hashes = new Int32Array(2 * length + 1);
+  let count = 0;
   const share = Math.min(1, Math.max(0, (CHARACTERS_NONE - length) / (CHARACTERS_NONE - CHARACTERS_WHOLE)));
   if (share > 0) {
     const limit = share * 2 ** 32;
@@ -78,7 +80,7 @@ export function shinglesOf(text: string): Int32Array {
       const end = Math.min(length, start + SHINGLE_CHARACTERS);
       for (let at = start; at < end; at += 1) hash = Math.imul(hash ^ from.charCodeAt(at), 0x01000193);
       hash = mixed(hash);
-      if (hash >>> 0 < limit) hashes.add(hash);
+      if (hash >>> 0 < limit) hashes[count++] = hash;
     }
   }
   let before = 0;
@@ -86,7 +88,7 @@ export function shinglesOf(text: string): Int32Array {
   let words = 0;
   const finish = (word: number) => {
     words += 1;
-    if (words >= 3) hashes.add(mixed(Math.imul(Math.imul(before, 31) + last, 31) + word));
+    if (words >= 3) hashes[count++] = mixed(Math.imul(Math.imul(before, 31) + last, 31) + word);
     before = last;
     last = word;
   };
@@ -103,8 +105,8 @@ export function shinglesOf(text: string): Int32Array {
     } else word = Math.imul((word === 0 ? 0x811c9dc5 : word) ^ unit, 0x01000193) | 1;
   }
   if (word !== 0) finish(word);
-  if (hashes.size === 0) hashes.add(mixed(Math.imul(before, 31) + last));
-  return Int32Array.from(hashes);
+  if (count === 0) hashes[count++] = mixed(Math.imul(before, 31) + last);
+  return hashes.subarray(0, count);
 }
 
 /** Deterministic everywhere and for good (see VERSION). About 50 µs for 300 characters. */
@@ -112,18 +114,31 @@ export function signatureOf(text: string): Uint8Array {
   const shingles = shinglesOf(text);
   const signature = new Uint8Array(SIGNATURE_BYTES);
   signature[0] = VERSION;
-  for (let index = 0; index < HASHES; index += 1) {
-    const factor = FACTORS[index] as number;
-    const offset = OFFSETS[index] as number;
-    let least = 0x7fffffff;
+  // Four hashes at a time: a shingle is fetched once for all four, and their minima do not wait for each other.
+  for (let index = 0; index < HASHES; index += 4) {
+    const [a, b, c, d] = [FACTORS[index], FACTORS[index + 1], FACTORS[index + 2], FACTORS[index + 3]] as Four;
+    const [p, q, r, s] = [OFFSETS[index], OFFSETS[index + 1], OFFSETS[index + 2], OFFSETS[index + 3]] as Four;
+    let [first, second, third, fourth] = [0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff];
     for (let at = 0; at < shingles.length; at += 1) {
-      const hash = (Math.imul(factor, shingles[at] as number) + offset) | 0;
-      if (hash < least) least = hash;
+      const shingle = shingles[at] as number;
+      first = Math.min(first, (Math.imul(a, shingle) + p) | 0);
+      second = Math.min(second, (Math.imul(b, shingle) + q) | 0);
+      third = Math.min(third, (Math.imul(c, shingle) + r) | 0);
+      fourth = Math.min(fourth, (Math.imul(d, shingle) + s) | 0);
     }
-    signature[1 + 2 * index] = least & 0xff;
-    signature[2 + 2 * index] = (least >>> 8) & 0xff;
+    put(signature, index, first);
+    put(signature, index + 1, second);
+    put(signature, index + 2, third);
+    put(signature, index + 3, fourth);
   }
   return signature;
+}
+
+type Four = [number, number, number, number];
+
+function put(signature: Uint8Array, index: number, least: number): void {
+  signature[1 + 2 * index] = least & 0xff;
+  signature[2 + 2 * index] = (least >>> 8) & 0xff;
 }
 
 /** Keys of a signature's bands within a Datanet: safe integers. Rows that share one may be near duplicates. */

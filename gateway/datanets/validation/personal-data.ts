@@ -21,6 +21,8 @@ function findEmails(part: Part, findings: Findings): void {
     let start = at;
     while (start > 0 && at - start < 64 && /[\p{L}\p{N}._%+-]/u.test(text[start - 1] as string)) start -= 1;
     const name = text.slice(start, at).replace(/^[._%+-]+/, '');
+    // Patterns and paths, not names.
+    if (/[.%+-]$/.test(name)) continue;
     const domain = DOMAIN.exec(text.slice(at + 1, at + 255))?.[0];
     if (name === '' || domain === undefined) continue;
     // Density suffixes of image names: logo@2x.png.
@@ -32,7 +34,7 @@ function findEmails(part: Part, findings: Findings): void {
 }
 
 const PHONE_WORDS =
-  /(?:\b(?:phone|tel|telephone|mobile|cell|call|fax|text|whatsapp|sms|contact|fon|telefon|handy|mobil|rufnummer|t[eé]l[eé]phone|portable|tel[eé]fono|m[oó]vil|celular|telefone|telefono|cellulare|telefoon|numer|telefonu|puhelin|telefonnummer)\b\.?|☎|📞|電話|电话|телефон|тел\.)[^\n]{0,24}$/i;
+  /(?:\b(?:phone|t[eé]l|telephone|mobile|cell|call|fax|text|whatsapp|sms|contact|fon|telefon|handy|mobil|rufnummer|t[eé]l[eé]phone|portable|tel[eé]fono|m[oó]vil|celular|telefone|telefono|cellulare|telefoon|numer|telefonu|puhelin|telefonnummer)\b\.?|☎|📞|電話|电话|телефон|тел\.)[^\n]{0,24}$/i;
 /** E.164: a plus sign and 8 to 15 digits, grouped or not. */
 const INTERNATIONAL =
   /(?<![\p{L}\p{N}=*/^)])\+[1-9]\d{0,2}[ ./-]?(?:\(\d{1,5}\)[ ./-]?)?\d(?:[ ./-]?\d){5,13}(?![\p{L}\p{N}])/gu;
@@ -198,7 +200,7 @@ export function checkPersonalData(part: Part, findings: Findings): void {
   if (!/\d\D{0,4}\d\D{0,4}\d\D{0,4}\d/.test(text)) return;
   findStreets(part, findings);
   findAddresses(part, findings);
-  if (!/\d(?:\D{0,2}\d){6}/.test(text)) return;
+  if (!/\d(?:\D{0,2}\d){5}/.test(text)) return;
   findPhones(part, findings);
   findIbans(part, findings);
   findCards(part, findings);

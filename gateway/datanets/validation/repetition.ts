@@ -23,6 +23,12 @@ export function checkRepetition(part: Part, findings: Findings): void {
   }
 }
 
+function isOfWord(unit: number): boolean {
+  return (
+    (unit >= 0x30 && unit <= 0x39) || (unit >= 0x61 && unit <= 0x7a) || (unit >= 0x41 && unit <= 0x5a) || unit >= 0xc0
+  );
+}
+
 function repeated(text: string): string | null {
   const counts = new Map<number, number>();
   const triples = new Set<number>();
@@ -50,14 +56,14 @@ function repeated(text: string): string | null {
     if (unit <= 0x20) {
       if (word !== 0) finish(word);
       word = 0;
-      // Letters only, and those beyond Latin: what numbers do in tables is no repetition.
-    } else if (unit >= 0x41) word = Math.imul(word ^ (unit < 0x5b ? unit + 32 : unit), 0x01000193) | 1;
+      // The rules of tables and the marks of lists are no words.
+    } else if (isOfWord(unit)) word = Math.imul(word ^ (unit < 0x5b ? unit + 32 : unit), 0x01000193) | 1;
   }
   if (word !== 0) finish(word);
   if (words >= WORDS_MIN) {
-    if (most > ONE_WORD_SHARE * words) return `One word is ${Math.round((100 * most) / words)} % of all`;
+    if (most > ONE_WORD_SHARE * words) return `One word again and again (${Math.round((100 * most) / words)} % of all)`;
     if (again > TRIPLES_SHARE * (words - 2))
-      return `${Math.round((100 * again) / (words - 2))} % of its phrases came before`;
+      return `Phrases that came before (${Math.round((100 * again) / (words - 2))} % of all)`;
     return null;
   }
   if (words * 20 > text.length) return null;
@@ -75,5 +81,5 @@ function repeated(text: string): string | null {
     else grams.add(gram);
   }
   const share = grown / (last + 1);
-  return share > 0.7 ? `${Math.round(100 * share)} % of it came before` : null;
+  return share > 0.7 ? `Phrases that came before (${Math.round(100 * share)} % of all)` : null;
 }

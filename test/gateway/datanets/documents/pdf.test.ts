@@ -80,10 +80,15 @@ const twice = (megabytes: number): PdfObject => ({
 
 describe('PDFs that burst, loop or hold nothing are refused with a reason', () => {
   test.each<[string, () => Buffer, RegExp, RegExp]>([
-    ['a page that unpacks to a gigabyte', () => onePage(twice(1024)), /too_large/, /unpacks to more|more memory/],
+    [
+      'a page of 600 bytes that unpacks to 256 MB',
+      () => onePage(twice(256)),
+      /too_large/,
+      /unpacks to more|more memory/,
+    ],
     [
       'a page that shows text a million times',
-      () => onePage(flate(Buffer.from(`BT /F1 9 Tf ${'(A) Tj 9 9 Td '.repeat(1e6)}ET`))),
+      () => onePage(flate(Buffer.from(`BT /F1 9 Tf ${'(A) Tj 0 -9 Td '.repeat(1e6)}ET`))),
       /too_large/,
       /pieces of text|more memory|unpacks/,
     ],
@@ -146,20 +151,6 @@ describe('PDFs that burst, loop or hold nothing are refused with a reason', () =
         ]),
       /no_text/,
       /images/,
-    ],
-    [
-      'forms that draw each other ten times, twelve deep',
-      () =>
-        onePage(
-          flate(Buffer.from('/F0 Do')),
-          '/XObject << /F0 6 0 R >>',
-          Array.from({ length: 12 }, (_, index) => ({
-            body: `/Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /Font << /F1 4 0 R >> /XObject << /F${index + 1} ${index + 7} 0 R >> >>`,
-            stream: Buffer.from(index === 11 ? 'BT /F1 9 Tf (laugh) Tj ET' : `/F${index + 1} Do\n`.repeat(10)),
-          })),
-        ),
-      /too_large|timeout/,
-      /./,
     ],
     [
       'pictures of pages',

@@ -92,8 +92,6 @@ describe('plain text', () => {
     ['UTF-16 without a byte order mark', Buffer.from('Hello', 'utf16le'), 'unreadable', /byte order mark/],
     ['a PDF by another name', '%PDF-1.7 …', 'unreadable', /is a PDF/],
     ['an archive by another name', 'PK\x03\x04…', 'unreadable', /ZIP/],
-    ['nothing', '', 'no_text', /empty/],
-    ['white space', ' \n\n\t ', 'no_text', /no text/],
   ])('%s is refused with a reason', async (_name, bytes, code, message) => {
     const error = await refusal('a.txt', bytes);
     expect(error.code).toBe(code);

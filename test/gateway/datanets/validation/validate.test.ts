@@ -40,7 +40,11 @@ describe('validateRow', () => {
       'no_answer_at_end',
       {
         kind: 'chat',
-        messages: [...(answered(GOOD) as { messages: [] }).messages, { role: 'user', content: 'And then?' }],
+        messages: [
+          { role: 'user', content: 'What is it?' },
+          { role: 'assistant', content: GOOD },
+          { role: 'user', content: 'And then?' },
+        ],
       },
     ],
     ['too_short', { kind: 'completion', prompt: 'a', completion: 'b' }],
@@ -137,7 +141,7 @@ describe('validateRow', () => {
       { languages: [] },
     );
     expect(reasons[0]?.message).toBe(
-      'An e-mail address (xxxx.xxxx@xxxxxx.xx): messages[1].content, character 10; messages[1].content, character 42.',
+      'An e-mail address (xxxx.xxxx@xxxxxx.xx): messages[1].content, character 10; messages[1].content, character 40.',
     );
   });
 
