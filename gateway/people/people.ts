@@ -92,12 +92,10 @@ export class People {
       return this.#passwords.verify(password, stored);
     });
     if (user === null || stored === null || !right) {
-      const message = 'E-mail address or password is wrong.';
-      throw new ApiError(401, 'invalid_request_error', 'wrong_credentials', message);
+      throw wrongCredentials();
     }
     await attempt.succeeded();
-    if (this.#passwords.isOutdated(stored)) await this.#rehash(user.id, stored, password);
-    return user;
+    return this.#passwords.isOutdated(stored) ? this.#rehashed(user, stored, password) : user;
   }
 
   /** What could not be judged, for a reason of ours, does not count against anybody. */
@@ -111,11 +109,13 @@ export class People {
   }
 
   /** The password is known only now, so now it gets today's cost; if that cannot be, another time will do. */
-  async #rehash(id: string, stored: string, password: string): Promise<void> {
+  async #rehashed(user: UserRow, stored: string, password: string): Promise<UserRow> {
     try {
-      await this.users.rehash(id, stored, await this.#passwords.hash(password));
+      const hash = await this.#passwords.hash(password);
+      return (await this.users.rehash(user.id, stored, hash)) ?? user;
     } catch (error) {
       this.#log.warn({ err: error }, 'a password could not be given today’s cost');
+      return user;
     }
   }
 
@@ -173,9 +173,18 @@ export class People {
     await this.#failures.prune();
   }
 
-  /** Logs a user in, who has proved who they are: a new session, whose cookie goes with the answer to this request. */
+  /**
+   * Logs a user in, who has proved who they are: a new session, whose cookie goes with the answer to this request.
+   * @param user the row by which that was proved. @throws ApiError 401 when the user was disabled or got another password meanwhile.
+   */
   async logIn(c: Context<AppEnv>, user: UserRow, method: SessionRow['method']): Promise<Started> {
     const started = await this.sessions.start(user, method, this.clientOf(c));
+    // Asked once the session is there: what ends a user's sessions from now on ends this one too.
+    const now = await this.users.find(user.id);
+    if (now?.state !== 'active' || (method === 'password' && now.password !== user.password)) {
+      await this.sessions.end(user.id, started.session.id);
+      throw wrongCredentials();
+    }
     await this.users.loggedIn(user.id);
     c.header('set-cookie', started.setCookie, { append: true });
     return started;
@@ -218,4 +227,8 @@ export class People {
     if (row.key.expiresAt !== null && row.key.expiresAt <= this.#now()) return null;
     return principalOf(row.key, row.user, this.#sha256Hex);
   }
+}
+
+function wrongCredentials(): ApiError {
+  return new ApiError(401, 'invalid_request_error', 'wrong_credentials', 'E-mail address or password is wrong.');
 }

@@ -115,6 +115,8 @@ export async function disableUser(services: Services, c: Context<AppEnv>): Promi
 
 /** The last administrator may go, since the operator's keys remain; but nobody should have to find that out later. */
 async function answer(services: Services, c: Context<AppEnv>, before: UserRow, after: UserRow): Promise<Response> {
+  // What the user has waiting to be trained does not begin if they may not train any more.
+  await services.factory.askAgain({ owner: after.id });
   const isAdmin = (row: UserRow) => row.role === 'admin' && row.state === 'active';
   const lost = isAdmin(before) && !isAdmin(after) && !(await services.people.users.otherAdmins(after.id));
   return c.json({ ...viewOfUser(after), ...(lost ? { warning: NO_ADMIN_LEFT } : {}) });

@@ -142,12 +142,14 @@ export class Users {
     await this.#db.update(users).set({ password }).where(eq(users.id, id));
   }
 
-  /** The same password in a newer form, unless it was changed meanwhile. */
-  async rehash(id: string, before: string, password: string): Promise<void> {
-    await this.#db
+  /** The same password in a newer form; null: it was changed meanwhile. */
+  async rehash(id: string, before: string, password: string): Promise<UserRow | null> {
+    const [row] = await this.#db
       .update(users)
       .set({ password })
-      .where(and(eq(users.id, id), eq(users.password, before)));
+      .where(and(eq(users.id, id), eq(users.password, before)))
+      .returning();
+    return row ?? null;
   }
 
   async loggedIn(id: string): Promise<void> {

@@ -114,7 +114,7 @@ test('the API description names every route, and its schemas resolve', async () 
   for (const [, name] of text.matchAll(/#\/components\/schemas\/(\w+)/g)) expect(text).toContain(`"${name}":{`);
   expect(document.paths['/v1/chat/completions']?.post).toMatchObject({
     requestBody: { required: true },
-    security: [{ key: [] }],
+    security: [{ key: [] }, { session: [] }],
   });
   await rig.close();
 });

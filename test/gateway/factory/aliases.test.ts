@@ -25,7 +25,7 @@ function scoresOf(model: string | null, loss: number, rougeL: number): Evaluatio
 
 /** As an evaluation leaves it. */
 async function report(id: string, scores: EvaluationScores[], key = 'admin', extra: Partial<EvaluationReport> = {}) {
-  const principal = { keyId: key } as Parameters<typeof rig.app.services.evaluations.add>[0];
+  const principal = { keyId: key, ownerId: key } as Parameters<typeof rig.app.services.evaluations.add>[0];
   await rig.app.services.evaluations.add(principal, 'file-x', {
     id,
     createdAt: new Date().toISOString(),

@@ -1,6 +1,7 @@
 /** Logging in: guessing, learning who has an account, cookies that somebody else chose, requests that another site made. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { limits } from '../../../gateway/limits.ts';
+import { Passwords } from '../../../gateway/people/passwords.ts';
 import { errorOf, type Rig, startRig } from '../rig.ts';
 import { browser, logIn, member, PASSWORD } from './members.ts';
 
@@ -104,6 +105,40 @@ describe('log-in and log-out', () => {
     ['something besides', { email: 'a@b.c', password: WRONG, role: 'admin' }],
   ])('refused unread: %s', async (_, body) => {
     expect((await browser(rig).send('POST', '/api/session', body)).status).toBe(400);
+  });
+});
+
+describe('what changes while somebody logs in', () => {
+  test.each([
+    ['is disabled', 'DELETE', '', undefined],
+    ['loses all sessions and gets another password', 'POST', '/invitation', 'a brand new secret phrase'],
+  ] as const)('the user %s: the log-in fails, and no session stays behind', async (_, method, path, next) => {
+    const { id, email } = await member(rig);
+    const { sessions } = rig.app.services.people;
+    const original = sessions.start.bind(sessions);
+    const page = browser(rig);
+    // The password has been found right, the session is not there yet.
+    sessions.start = async (...args) => {
+      sessions.start = original;
+      const answer = (await (await rig.call(method, `/api/users/${id}${path}`)).json()) as { token: string };
+      if (next !== undefined)
+        await browser(rig).send('POST', '/api/invitations/accept', { token: answer.token, password: next });
+      return original(...args);
+    };
+    expect(await outcome(await logIn(page, email))).toEqual([401, 'wrong_credentials']);
+    expect(page.cookie).toBe('');
+    await rig.call('PATCH', `/api/users/${id}`, { state: 'active' });
+    expect(await sessions.list(id)).toEqual([]);
+  });
+
+  test('a password of another cost gets today’s at the next log-in', async () => {
+    const { id, email } = await member(rig);
+    const { users } = rig.app.services.people;
+    const old = await new Passwords({ N: 8, r: 2, p: 1 }).hash(PASSWORD);
+    await users.setPassword(id, old);
+    expect((await logIn(browser(rig), email)).status).toBe(201);
+    expect((await users.find(id))?.password).toMatch(/^scrypt\$16\$1\$1\$/);
+    expect((await logIn(browser(rig), email)).status).toBe(201);
   });
 });
 
