@@ -243,6 +243,7 @@ export async function putMember(services: Services, c: Context<AppEnv>): Promise
     const most = `An organisation has at most ${limits.membersPerOrganizationMax} members.`;
     throw conflict('too_many_members', most);
   }
+  await services.factory.askAgain({ owner: userId });
   const member = await services.organizations.member(id, userId);
   if (member === null) throw noSuchMember(who);
   return c.json(viewOfMember(member, found.viewer, found.role), known === null ? 201 : 200);
@@ -267,5 +268,7 @@ export async function removeMember(services: Services, c: Context<AppEnv>): Prom
     if (userId !== principal.userId) await managed(services, c);
     throw lastOwner();
   }
+  // What the organisation was granted, they have no longer.
+  await services.factory.askAgain({ owner: userId });
   return c.json({ object: 'organization.member', organization: id, user: userId, deleted: true });
 }

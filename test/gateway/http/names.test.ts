@@ -58,7 +58,8 @@ describe('the form that is shown', () => {
         expect(displayNameOf(name)).toBe(name);
         expect([...name].length).toBeLessThanOrEqual(NAME_CHARACTERS_MAX);
         expect(name).not.toMatch(/[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\p{Zl}\p{Zp}]|^\s|\s$|\s\s/u);
-        expect(name.isWellFormed()).toBe(true);
+        // Throws at half a surrogate pair.
+        expect(encodeURIComponent(name)).toBeTypeOf('string');
       }),
       { numRuns: 2000 },
     );

@@ -1,7 +1,7 @@
 /** For the tests of OpenID: a real provider on a port of its own, one that is made to lie, and a browser with cookies. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { exportJWK, generateKeyPair, type JWK } from 'jose';
+import { type CryptoKey, exportJWK, generateKeyPair, type JWK } from 'jose';
 import Provider from 'oidc-provider';
 import { vi } from 'vitest';
 import type { App } from '../../../gateway/app.ts';
