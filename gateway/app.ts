@@ -94,6 +94,7 @@ export function createApp(deps: AppDeps): App {
     { ...deps.datanets, db: deps.db, exclusive: deps.exclusiveDatabase, log: deps.log, now },
     () => services,
   );
+  datanets.versions.onWithdrawn = (...gone) => factory.rowsWithdrawn(...gone);
   const services: Services = {
     keys,
     factory,

@@ -240,6 +240,8 @@ export async function patchDatanet(services: Services, c: Context<AppEnv>): Prom
     const now = await services.datanets.records.get(datanet.id);
     throw (now?.version ?? 0) > 0 ? nameFixed() : nameTaken(patch.name ?? '');
   }
+  // Another licence, or another visibility: who waits to train on it may not be allowed to any more.
+  await services.factory.askAgain({ datanetId: datanet.id });
   return c.json(await shown(services, principal, datanet.id));
 }
 

@@ -156,7 +156,7 @@ export async function listAccessRequests(services: Services, c: Context<AppEnv>)
   const query = parseWith(accessQuery, c.req.query());
   const { datanet, standing } = await datanetOf(services, c, 'sees');
   const { userId } = c.get('principal');
-  const { requests } = services.access;
+  const { requests } = services.factory.access;
   // The operator's keys that do not administer have asked for nothing.
   const requestedBy = standing.governs ? (query.requested_by ?? null) : (userId ?? '');
   const mine = standing.governs || query.requested_by === undefined || query.requested_by === userId;

@@ -161,7 +161,7 @@ export async function createJob(services: Services, c: Context<AppEnv>): Promise
   }
   const method = methodOf(body);
   const files = filesAsked(body);
-  const found = [];
+  const found: (DatanetFile | null)[] = [];
   for (const { id, param } of files) found.push(await checkFile(services, c, id, param));
   const trainingFile = (files[0] as { id: string }).id;
   const extension = body.modelfactory ?? {};

@@ -30,13 +30,15 @@ export class TrainingRights {
   /** A version to train on; `hidden`: for this caller there is no such file; else why not, in words. */
   async datanetFile(caller: Caller, fileId: string): Promise<DatanetFile | Refused | 'hidden'> {
     const file = await this.#files.seen(caller, fileId);
-    if (file === null || file.standing.training === 'not_visible') return 'hidden';
-    const { datanet, version, standing } = file;
+    if (file === null) return 'hidden';
+    const { datanet, version } = file;
+    const { training } = file.standing;
+    if (training === 'not_visible') return 'hidden';
     if (caller.userId === null) {
       const message = `Nobody agreed to the licence of the Datanet “${datanet.name}” (${datanet.id}): this key is the operator's and belongs to no user. Make a user with \`modelfactory users add\` and train with a personal key.`;
       return { code: 'user_required', message };
     }
-    if (standing.training !== null) return trainRefusalWords(standing.training, datanet);
+    if (training !== null) return trainRefusalWords(training, datanet);
     const withdrawn = await this.#withdrawn(datanet.id, version.number);
     if (withdrawn > 0) {
       const message = `${withdrawn === 1 ? 'A row' : `${withdrawn} rows`} of version ${version.number} of the Datanet “${datanet.name}” (${datanet.id}) ${withdrawn === 1 ? 'was' : 'were'} withdrawn since. Train on a newer version; the newest is ${datanet.version}.`;

@@ -11,7 +11,7 @@ import { type OpenedDatabase, openDatabase } from '../../../gateway/db/open.ts';
 import { diskStorage } from '../../../gateway/factory/files/storage.ts';
 import { DAEMON_TOKEN, type ScriptedDaemon, startScriptedDaemon } from '../../support/scripted-daemon.ts';
 import { chatExamples, DatanetFixture } from '../datanets/fixture.ts';
-import { PRICE, TRAINING } from '../rig.ts';
+import { noDatanets, PRICE, TRAINING } from '../rig.ts';
 import { chatLines } from './rig.ts';
 import { type ScriptedTraining, scriptTraining } from './scripted-training.ts';
 
@@ -32,6 +32,7 @@ async function startGateway(): Promise<void> {
     daemons: { urls: [daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
     price: PRICE,
     factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
+    datanets: noDatanets(),
     log: { info() {}, warn() {}, error() {} },
     openMetrics: false,
     version: '0',
