@@ -11,7 +11,10 @@ function chunksOf(blocks: readonly Block[], characters: number): Chunk[] {
 const plain = (text: string): Block => ({ text, level: null, page: null });
 const words = (text: string) => text.split(/\s+/u).filter((word) => word !== '');
 
-const word = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).filter((text) => !/\s/u.test(text));
+/** Of any script in which words are not cut. */
+const word = fc
+  .string({ unit: 'grapheme', minLength: 1, maxLength: 12 })
+  .filter((text) => !/[\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]/u.test(text));
 const sentence = fc.array(word, { minLength: 1, maxLength: 40 }).map((list) => `${list.join(' ')}.`);
 const block: fc.Arbitrary<Block> = fc.record({
   text: fc.array(sentence, { minLength: 1, maxLength: 12 }).map((list) => list.join(' ')),

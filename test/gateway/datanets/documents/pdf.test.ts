@@ -88,7 +88,7 @@ describe('PDFs that burst, loop or hold nothing are refused with a reason', () =
     ],
     [
       'a page that shows text a million times',
-      () => onePage(flate(Buffer.from(`BT /F1 9 Tf ${'(A) Tj 0 -9 Td '.repeat(1e6)}ET`))),
+      () => onePage(flate(Buffer.from(`BT /F1 9 Tf 60 400 Td ${'(A) Tj 0 -20 Td (B) Tj 0 20 Td '.repeat(5e5)}ET`))),
       /too_large/,
       /pieces of text|more memory|unpacks/,
     ],

@@ -68,7 +68,8 @@ describe('questionsOf', () => {
       'a question that needs the text beside it',
       ['What does the passage say about flowers?', 'A honey bee visits about 100 flowers.'],
     ],
-    ['a question that is its answer', ['Bees live in hives', 'bees live in hives']],
+    ['a question that is its answer', ['Bees live in hives?', 'bees live in hives?']],
+    ['a sentence instead of a question', ['A honey bee visits about 100 flowers on one flight.', 'About 100 flowers.']],
     ['an answer without end', ['Where do bees live?', 'bees live in hives '.repeat(200)]],
   ])('%s is dropped', async (_name, pair) => {
     const { generate } = model(json(pair, QUEEN));
