@@ -346,7 +346,7 @@ test('every act is in the audit log, with who, what and how it ended', async () 
   ]);
 });
 
-test('a question about membership costs less than 0.1 ms', async () => {
+test('a question about membership costs a fraction of a millisecond', async () => {
   const id = await organization(ada);
   const { organizations } = rig.app.services;
   await organizations.membership(ada.id, id);
@@ -358,6 +358,6 @@ test('a question about membership costs less than 0.1 ms', async () => {
     times.push(performance.now() - before);
   }
   times.sort((a, b) => a - b);
-  // The median, with room for a machine that is busy: what is measured quietly stands in the results.
+  // The median, with much room for a machine that is busy; on a quiet one it is below 0.1 ms.
   expect(times[rounds / 2]).toBeLessThan(0.5);
 });
