@@ -71,6 +71,7 @@ export async function* pdfBlocks(path: string, guard: ArrayGuard): AsyncGenerato
         `The PDF says that it has ${pages} pages; at most ${documentLimits.pdfPagesMax} are read. Split it.`,
       );
     let characters = 0;
+    const running = new RunningLines();
     for (let number = 1; number <= pages; number += 1) {
       const lines = await linesOf(document, number);
       if (guard.exceeded) throw TOO_MUCH;
@@ -81,7 +82,7 @@ export async function* pdfBlocks(path: string, guard: ArrayGuard): AsyncGenerato
           throw new DocumentError('unreadable', `The PDF is damaged: most of its pages cannot be read. ${ADVICE}`);
         continue;
       }
-      for (const block of blocksOf(lines, number)) {
+      for (const block of blocksOf(running.without(lines), number)) {
         characters += block.text.length;
         if (letters < LETTERS_MIN) letters += block.text.match(/[\p{L}\p{N}]/gu)?.length ?? 0;
         if (characters > documentLimits.textCharactersMax)
@@ -167,6 +168,29 @@ async function linesOf(document: PdfDocument, number: number): Promise<Line[] | 
   page.cleanup();
   return lines;
 }
+
+/** Running titles and page numbers: the same line (but for its numbers) at the same height of page after page. */
+export class RunningLines {
+  readonly #seen = new Map<string, number>();
+
+  /** Without the lines that stood there on two pages before. */
+  without(lines: readonly Line[]): Line[] {
+    if (lines.length < PAGE_LINES_MIN) return [...lines];
+    const byHeight = [...lines].sort((a, b) => b.y - a.y);
+    const dropped = new Set<Line>();
+    for (const line of [...byHeight.slice(0, EDGE_LINES), ...byHeight.slice(-EDGE_LINES)]) {
+      const key = `${Math.round(line.y)} ${line.text.trim().replace(/\p{N}+/gu, '#')}`;
+      const count = this.#seen.get(key) ?? 0;
+      this.#seen.set(key, count + 1);
+      if (count >= 2) dropped.add(line);
+    }
+    return lines.filter((line) => !dropped.has(line));
+  }
+}
+
+/** Lines at the top and at the bottom of a page that may be running ones; and of a page that has enough others. */
+const EDGE_LINES = 2;
+const PAGE_LINES_MIN = 6;
 
 /** The height that most characters of a page have. */
 function bodyHeight(lines: readonly Line[]): number {

@@ -137,6 +137,18 @@ describe('archives that lie, burst or are something else are refused with a reas
       'unreadable',
       /characters/,
     ],
+    [
+      'zip64 sizes without zip64',
+      () => lying({ uncompressed: 0xffffffff, compressed: 0xffffffff }),
+      'unreadable',
+      /sound/,
+    ],
+    [
+      'an entity from outside',
+      () => docxOf(GOOD.replace('<w:document', '<!DOCTYPE x SYSTEM "file:///etc/passwd"><w:document')),
+      'unreadable',
+      /document type/,
+    ],
     ['an encrypted part', () => lying({ flags: 1 }), 'encrypted', /password/],
     ['an unknown compression', () => lying({ method: 93 }), 'unreadable', /compression method 93/],
     [

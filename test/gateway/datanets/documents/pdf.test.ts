@@ -50,6 +50,22 @@ describe('PDF', () => {
     expect(chunks.at(-1)?.page).toBeGreaterThan(80);
   });
 
+  test('running titles and page numbers are left out once they are known as such', async () => {
+    const names = 'ant bee cat dog eel fox gnu hen ibis'.split(' ');
+    const pages = names.map((name, page) => [
+      { text: 'The Book of Bees' },
+      ...Array.from({ length: 8 }, (_, line) => ({
+        text: `Words of ${name} and ${names[line]} stand here.`,
+        skip: line === 0 ? 1 : 0,
+      })),
+      { text: `Page ${page + 1} of 9`, skip: 20 },
+    ]);
+    const text = (await read('a.pdf', textPdf(pages))).map((chunk) => chunk.text).join('\n');
+    expect(text.match(/The Book of Bees/g)).toHaveLength(2);
+    expect(text.match(/Page \d of 9/g)).toHaveLength(2);
+    expect(text.match(/stand here/g)).toHaveLength(72);
+  });
+
   test('a damaged cross-reference table is found again', async () => {
     const bytes = textPdf([[{ text: 'Still here, after all that happened.' }]]);
     const broken = Buffer.from(bytes.toString('latin1').replace(/startxref\n\d+/, 'startxref\n7'), 'latin1');
