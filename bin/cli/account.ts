@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { GatewayClient } from './client.ts';
 import { type Context, type Input, subcommand } from './command.ts';
 import { minute, type Output, table } from './output.ts';
-import { readNewPassword, readPassword } from './password.ts';
+import { readChange, readNewPassword, readPassword } from './password.ts';
 import type { User } from './users.ts';
 
 interface Session {
@@ -69,27 +69,14 @@ async function changePassword(
   output: Output,
   input: Input,
 ): Promise<void> {
-  const piped = input.isTTY !== true;
-  const lines = piped ? await twoLines(input, output) : null;
-  const current_password = lines?.[0] ?? (await readPassword(input, output, 'Your password now'));
-  const new_password = lines?.[1] ?? (await readNewPassword(input, output));
-  const body = { current_password, new_password };
+  const { current, next } = await readChange(input, output);
+  const body = { current_password: current, new_password: next };
   const answer = (await client.call('POST', '/api/account/password', body)) as { sessions_ended: number };
   output.out(
     options.json
       ? JSON.stringify(answer, null, 2)
       : `The password is changed; ${answer.sessions_ended} session(s) ended.`,
   );
-}
-
-/** Piped in: the password now, and on the next line the new one. */
-async function twoLines(input: Input, output: Output): Promise<[string, string]> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of input) chunks.push(Buffer.from(chunk as string | Buffer));
-  const { Readable } = await import('node:stream');
-  const [now = '', next = ''] = Buffer.concat(chunks).toString('utf8').split(/\r?\n/);
-  const line = (text: string) => Readable.from([`${text}\n`]) as Input;
-  return [await readPassword(line(now), output, ''), await readPassword(line(next), output, '')];
 }
 
 async function listSessions(client: GatewayClient, options: { json?: boolean }, { out }: Output): Promise<void> {
@@ -127,7 +114,7 @@ export function accountCommands(program: Command, { client, stranger, output, in
   subcommand(account, 'login <email>', 'print another personal key; asks for the password, or reads it from a pipe')
     .option(...NAME)
     .action(async (email, options) => {
-      const password = await readPassword(input, output, 'Password');
+      const password = await readPassword(input, output);
       await makePersonalKey(stranger(), email, password, options, output);
     });
   subcommand(account, 'show', 'who you are, and what this key may').action((options) =>

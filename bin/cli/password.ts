@@ -1,37 +1,59 @@
-/** Reads a password: asked for without echo on a terminal, else the first line of what is piped in. */
+/** Reads passwords: asked for without echo on a terminal, else a line each of what is piped in. */
 import { createInterface } from 'node:readline';
 import { Writable } from 'node:stream';
 import { CliError } from './client.ts';
 import type { Input } from './command.ts';
 import type { Output } from './output.ts';
 
-/** @throws CliError where there is none. */
-export async function readPassword(input: Input, { note }: Output, prompt: string): Promise<string> {
+const NEW = 'New password, at least 12 characters';
+const AGAIN = 'Once more';
+
+/** @throws CliError where one is missing. */
+async function ask(input: Input, { note }: Output, prompts: string[]): Promise<string[]> {
   const isTerminal = input.isTTY === true;
-  if (isTerminal) note(`${prompt} (it is not shown):`);
+  const tell = (prompt: string | undefined) => {
+    if (isTerminal && prompt !== undefined) note(`${prompt} (it is not shown):`);
+  };
   // What readline would echo goes nowhere.
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
   const reader = createInterface({ input, output: nowhere, terminal: isTerminal });
-  try {
-    const line = await new Promise<string | null>((resolve) => {
-      reader.once('line', resolve);
-      reader.once('close', () => resolve(null));
-      reader.once('SIGINT', () => resolve(null));
+  const given: string[] = [];
+  tell(prompts[0]);
+  await new Promise<void>((resolve) => {
+    reader.on('line', (line) => {
+      if (given.length < prompts.length) given.push(line);
+      if (given.length === prompts.length) resolve();
+      else tell(prompts[given.length]);
     });
-    if (line === null || line === '')
-      throw new CliError('There is no password: type one, or pipe it in as the first line of standard input.');
-    return line;
-  } finally {
-    reader.close();
-    input.pause();
-  }
+    reader.once('close', resolve);
+    reader.once('SIGINT', resolve);
+  });
+  reader.close();
+  input.pause();
+  if (given.length < prompts.length || given.includes(''))
+    throw new CliError('There is no password: type one, or pipe it in as a line of standard input.');
+  return given;
 }
 
-/** Twice on a terminal, so that a slip does not become the password. */
+export async function readPassword(input: Input, output: Output): Promise<string> {
+  const [password] = await ask(input, output, ['Password']);
+  return password as string;
+}
+
+/** Asked for twice on a terminal, so that a slip does not become the password. */
 export async function readNewPassword(input: Input, output: Output): Promise<string> {
-  const first = await readPassword(input, output, 'New password, at least 12 characters');
-  if (input.isTTY !== true) return first;
-  if ((await readPassword(input, output, 'Once more')) !== first)
-    throw new CliError('The two were not the same. Nothing was changed.');
-  return first;
+  const [password, again] = await ask(input, output, input.isTTY === true ? [NEW, AGAIN] : [NEW]);
+  return same(password as string, again);
+}
+
+/** Piped in: the password now, and on the next line the new one. */
+export async function readChange(input: Input, output: Output): Promise<{ current: string; next: string }> {
+  const now = 'Your password now';
+  const [current, next, again] = await ask(input, output, input.isTTY === true ? [now, NEW, AGAIN] : [now, NEW]);
+  return { current: current as string, next: same(next as string, again) };
+}
+
+function same(password: string, again: string | undefined): string {
+  if (again !== undefined && again !== password) throw new CliError('The two were not the same. Nothing was changed.');
+  return password;
 }

@@ -2,7 +2,7 @@
  * `npm run bench -- datanets`: a Datanet of 100,000 rows from upload to published version, search in it, a catalogue of 10,000 Datanets,
  * the memory of the gateway while a large file comes in, and what it costs to find out who may do what. Against the running product.
  */
-import { createWriteStream, mkdtempSync, openAsBlob, readFileSync, rmSync, statSync } from 'node:fs';
+import { createWriteStream, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
@@ -11,12 +11,14 @@ import { pipeline } from 'node:stream/promises';
 import { createClient } from '@libsql/client';
 import { readState } from '../../bin/supervisor/state.ts';
 import { verifyText } from '../../daemon/receipts/verify.ts';
-import { type AuthorizationCosts, authorizationCosts } from './datanet-authorization.ts';
+import { authorizationCosts } from './datanet-authorization.ts';
+import { type Api, create, type Made, makeUser, read, send } from './datanet-client.ts';
+import { datanetReport } from './datanet-report.ts';
 import { catalogued, chats, longChats, WordCount } from './datanet-text.ts';
 import { type OurServer, sleep, startOurs } from './processes.ts';
 import { type Random, seededRandom } from './random.ts';
-import { type Check, number, type Report, type Table } from './report.ts';
-import { quantile, summarize } from './stats.ts';
+import { number, type Report } from './report.ts';
+import { quantile } from './stats.ts';
 
 export interface DatanetOptions {
   modelPath: string;
@@ -49,8 +51,6 @@ export const DATANET_QUICK = {
   checks: 200,
 };
 
-const PASSWORD = 'measured twice, cut once';
-const POLL_MS = 100;
 const RSS_POLL_MS = 50;
 /** As long as 250,000 of them, the most that a contribution may have, make a little more than 500 MB. */
 const LONG_ROW_BYTES = 2_200;
@@ -58,87 +58,7 @@ const MB = 1e6;
 
 type Print = (line: string) => void;
 
-/** The API with one key. */
-class Api {
-  readonly url: string;
-  readonly key: string;
-  constructor(url: string, key: string) {
-    this.url = url;
-    this.key = key;
-  }
-
-  async call<T>(method: string, at: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
-    const isForm = body instanceof FormData;
-    const response = await fetch(`${this.url}${at}`, {
-      method,
-      headers: {
-        authorization: `Bearer ${this.key}`,
-        ...(body === undefined || isForm ? {} : { 'content-type': 'application/json' }),
-        ...headers,
-      },
-      ...(body === undefined ? {} : { body: isForm ? body : JSON.stringify(body) }),
-    });
-    const text = await response.text();
-    if (!response.ok) throw new Error(`${method} ${at}: status ${response.status}: ${text.slice(0, 500)}`);
-    return JSON.parse(text) as T;
-  }
-
-  /** Milliseconds of one request, until its last byte. */
-  async time(at: string): Promise<number> {
-    const start = performance.now();
-    await this.call('GET', at);
-    return performance.now() - start;
-  }
-}
-
-/** A user as a person becomes one: invited, password, log-in, personal key. */
-async function makeUser(server: OurServer, email: string): Promise<{ id: string; api: Api }> {
-  const operator = new Api(server.url, server.adminKey);
-  const made = await operator.call<{ id: string; invitation: { token: string } }>('POST', '/api/users', {
-    email,
-    name: email,
-    role: 'builder',
-  });
-  await operator.call('POST', '/api/invitations/accept', { token: made.invitation.token, password: PASSWORD });
-  const scopes = ['datanets', 'contribute', 'govern', 'fine_tuning', 'inference', 'account', 'keys'];
-  const { key } = await operator.call<{ key: string }>('POST', '/api/keys', {
-    name: 'bench',
-    user_id: made.id,
-    scopes,
-  });
-  return { id: made.id, api: new Api(server.url, key) };
-}
-
-interface Made {
-  id: string;
-}
-interface Contribution extends Made {
-  state: string;
-  rows: number;
-  refused: number;
-  error: { message: string } | null;
-}
-
-async function send(api: Api, datanet: string, file: string): Promise<Contribution> {
-  const form = new FormData();
-  form.append('licence', 'CC-BY-4.0');
-  form.append('file', await openAsBlob(file), path.basename(file));
-  return api.call('POST', `/api/datanets/${datanet}/contributions`, form);
-}
-
-async function read(api: Api, datanet: string, id: string, seconds: number): Promise<Contribution> {
-  const deadline = performance.now() + seconds * 1000;
-  for (;;) {
-    const now = await api.call<Contribution>('GET', `/api/datanets/${datanet}/contributions/${id}`);
-    if (now.state !== 'processing' || performance.now() > deadline) return now;
-    await sleep(POLL_MS);
-  }
-}
-
-const create = (api: Api, name: string, visibility: string) =>
-  api.call<Made>('POST', '/api/datanets', { name, kind: 'chat', licence: 'CC-BY-4.0', visibility });
-
-interface Published {
+export interface Published {
   datanet: string;
   version: number;
   rows: number;
@@ -198,7 +118,7 @@ async function publishing(server: OurServer, api: Api, options: DatanetOptions, 
   };
 }
 
-type Samples = Record<string, number[]>;
+export type Samples = Record<string, number[]>;
 
 async function searching(api: Api, published: Published, options: DatanetOptions, random: Random): Promise<Samples> {
   const { words, rows, datanet } = published;
@@ -308,7 +228,7 @@ async function listing(api: Api, published: Published, options: DatanetOptions, 
   return samples;
 }
 
-interface Memory {
+export interface Memory {
   idle: number;
   /** Above idle, bytes. */
   uploading: number;
@@ -407,91 +327,12 @@ export async function datanets(
     const costs = await authorizationCosts(server.dataFolder, { key: reader.api.key, datanet, checks: options.checks });
     const { words: _, ...facts } = published;
     const data = { options, published: facts, searches, listings, memory: measured, costs };
-    return { report: { ...reportOf(published, searches, listings, measured, costs, options), data }, versions: {} };
+    return {
+      report: { ...datanetReport(published, searches, listings, measured, costs, options), data },
+      versions: {},
+    };
   } finally {
     await server.stop();
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-function sampleTable(title: string, samples: Samples, unit: string, scale = 1): Table {
-  const row = (name: string, values: number[]) => {
-    const scaled = values.map((value) => value * scale);
-    const { median, max } = summarize(scaled);
-    return [name, String(values.length), number(median), number(quantile(scaled, 0.95)), number(max)];
-  };
-  const all = Object.values(samples).flat();
-  return {
-    title,
-    columns: ['what', 'times', `p50 ${unit}`, `p95 ${unit}`, `max ${unit}`],
-    rows: [...Object.entries(samples).map(([name, values]) => row(name, values)), row('all', all)],
-  };
-}
-
-function reportOf(
-  published: Published,
-  searches: Samples,
-  listings: Samples,
-  measured: Memory,
-  costs: AuthorizationCosts,
-  options: DatanetOptions,
-): Omit<Report, 'data'> {
-  const { rows, bytes, seconds, refused, cpuSeconds } = published;
-  const total = Object.values(seconds).reduce((sum, one) => sum + one, 0);
-  const p95 = (samples: Samples) => quantile(Object.values(samples).flat(), 0.95);
-  const step = (name: string, spent: number) => [name, number(spent), number(rows / spent)];
-  const most = Math.max(measured.uploading, measured.reading);
-  const atMost = (name: string, value: number, most: number, unit: string): Check => ({
-    name,
-    value,
-    target: { op: '<=', value: most },
-    unit,
-  });
-  return {
-    name: 'datanets',
-    tables: [
-      {
-        title: `${options.rows} rows (${number(bytes / MB)} MB) from upload to version`,
-        columns: ['step', 'seconds', 'rows/s'],
-        rows: [
-          step('upload', seconds.upload),
-          step('read, validate, sign, store', seconds.read),
-          step('approve all', seconds.review),
-          step('publish', seconds.publish),
-          step('in all', total),
-        ],
-      },
-      sampleTable(`Search in ${rows} rows`, searches, 'ms'),
-      sampleTable(`Lists of ${options.catalogue} Datanets`, listings, 'ms'),
-      sampleTable('Authorisation, in the process', costs, 'µs', 1000),
-      {
-        title: `Memory of the gateway while ${number(measured.bytes / MB)} MB come in`,
-        columns: ['what', 'MB', 'seconds'],
-        rows: [
-          ['idle', number(measured.idle / MB), ''],
-          ['uploading, above idle', number(measured.uploading / MB), number(measured.uploadSeconds)],
-          ['reading, above idle', number(measured.reading / MB), number(measured.readSeconds)],
-        ],
-      },
-    ],
-    checks: [
-      atMost(`${options.rows} rows, contribution to version`, total, 60, 's'),
-      atMost('search, p95', p95(searches), 50, 'ms'),
-      atMost(`list of ${options.catalogue} Datanets, p95`, p95(listings), 50, 'ms'),
-      atMost(
-        'authorisation check with Datanet, median',
-        quantile(costs['key, scope and Datanet'] ?? [], 0.5) * 1000,
-        100,
-        'µs',
-      ),
-      atMost('memory above idle, upload and reading', most / MB, 300, 'MB'),
-    ],
-    notes: [
-      `${refused} of the rows are repetitions and were refused, as they should be. The product used ${number(cpuSeconds)} s of CPU from upload to version.`,
-      'Requests go over HTTP on the same machine, one after the other; times are until the last byte. The catalogue is written into the database directly.',
-      measured.whole
-        ? `The large file became ${measured.rows} rows.`
-        : `The large file was taken back after ${options.readSeconds} s of reading.`,
-    ],
-  };
 }

@@ -116,6 +116,7 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
       );
     write('train.jsonl', ['bread', 'salt', 'iron', 'rain', 'glass', 'honey', 'coffee', 'a book']);
     write('held-out.jsonl', ['fire', 'milk']);
+    write('own.jsonl', ['snow', 'a door', 'wool', 'tin', 'a lamp', 'cork']);
     const name = (suffix: string) => new RegExp(`^ft:${BASE}:local:${suffix}:[0-9a-z]{8}$`);
     const node = await script('train.mjs', process.execPath, withClient('js', blocks('Train', 'js')[0]));
     expect(node.trim()).toMatch(name(''));
@@ -154,6 +155,22 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
 
     const [receipt] = blocks('Receipts', 'sh');
     expect(await shell(receipt as string)).toMatch(/^VERIFIED$/m);
+  });
+
+  it('people and Datanets: from an invitation to a trained model, a withdrawal and a revocation', {
+    timeout: 200_000,
+  }, async () => {
+    const [story] = blocks('People and Datanets', 'sh');
+    const output = await shell(story as string);
+    expect(output).toMatch(/^16 rows are approved\.$/m);
+    expect(output).toMatch(/^VERIFIED$/m);
+    expect(output).toMatch(/^acc_\w+ is approved until /m);
+    const [model] = output.match(new RegExp(`^ft:${BASE}:local::[0-9a-z]{8}$`, 'm')) as RegExpMatchArray;
+    expect(output).toMatch(/^1 row\(s\) are withdrawn\. Version 2 is without them/m);
+    expect(output).toMatch(/is revoked: nothing new is trained on it\. 1 adapter\(s\) are marked/);
+    const path = `/api/adapters/${encodeURIComponent(model as string)}/sources`;
+    const { marks } = await product.json<{ marks: { kind: string }[] }>('GET', path);
+    expect(marks.map(({ kind }) => kind).sort()).toEqual(['revocation', 'withdrawal']);
   });
 
   it('names no command or option that does not exist', async () => {
