@@ -4,7 +4,7 @@ import { progressPrinter } from '../../daemon/models/progress.ts';
 import type { Adapter } from '../../daemon/protocol.ts';
 import type { GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { megabytes, type Output, table } from './output.ts';
+import { day, megabytes, type Output, table } from './output.ts';
 import { adapterFiles, multipart } from './upload.ts';
 
 export interface AddOptions {
@@ -80,6 +80,52 @@ export async function removeAdapter(
   out(options.json ? JSON.stringify(removed, null, 2) : `${name} is removed.`);
 }
 
+interface Sources {
+  job: string | null;
+  sources: {
+    file: string;
+    name: string | null;
+    version: number | null;
+    licence: string | null;
+    state: string | null;
+    weight: number;
+    examples: number | null;
+    contributors: { user: string; name: string | null; rows: number }[] | null;
+  }[];
+  marks: { kind: string; datanet: string; version: number; rows: number; created_at: number }[];
+}
+
+/** What it was trained on, who contributed it, and what became of it since. */
+async function showSources(
+  client: GatewayClient,
+  name: string,
+  options: { json?: boolean },
+  { out, note }: Output,
+): Promise<void> {
+  const found = (await client.call('GET', `/api/adapters/${encodeURIComponent(name)}/sources`)) as Sources;
+  if (options.json) return out(JSON.stringify(found, null, 2));
+  const rows = found.sources.map((one) => [
+    one.name === null ? one.file : `${one.name} ${one.version}`,
+    one.licence ?? '-',
+    one.state ?? '-',
+    String(one.weight),
+    one.examples === null ? '-' : String(one.examples),
+    (one.contributors ?? [])
+      .slice(0, CONTRIBUTORS_SHOWN)
+      .map((who) => `${who.name ?? who.user} (${who.rows})`)
+      .join(', ') || '-',
+  ]);
+  const header = ['TRAINED ON', 'LICENCE', 'STATE', 'WEIGHT', 'EXAMPLES', 'CONTRIBUTORS (ROWS)'];
+  out(table(header, rows, 'It was not trained by a job here, so nothing is known of what it learned from.'));
+  for (const mark of found.marks)
+    note(
+      mark.kind === 'revocation'
+        ? `${day(mark.created_at)}: ${mark.datanet} was revoked.`
+        : `${day(mark.created_at)}: ${mark.rows} row(s) of version ${mark.version} of ${mark.datanet} were withdrawn.`,
+    );
+}
+const CONTRIBUTORS_SHOWN = 10;
+
 export function adapterCommands(program: Command, { client, output }: Context): void {
   const adapters = program.command('adapters').description('LoRA adapters of the running server');
   subcommand(adapters, 'add', 'upload a PEFT folder or a .gguf file, or let the server fetch one from the hub')
@@ -89,6 +135,9 @@ export function adapterCommands(program: Command, { client, output }: Context): 
     .action((source, options) => addAdapter(client(), source, options, output));
   subcommand(adapters, 'list', 'name, rank, size and where each adapter is now').action((options) =>
     listAdapters(client(), options, output),
+  );
+  subcommand(adapters, 'sources <name>', 'what it was trained on, by whom, and what was withdrawn since').action(
+    (name, options) => showSources(client(), name, options, output),
   );
   subcommand(adapters, 'remove <name>', 'remove an adapter').action((name, options) =>
     removeAdapter(client(), name, options, output),

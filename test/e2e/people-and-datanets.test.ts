@@ -151,8 +151,8 @@ describe.skipIf(model === null)(
         model: BASE,
         suffix: 'oxmere',
         seed: 3,
-        method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 3, batch_size: 4 } } },
-        modelfactory: { mixture, rank: 8, learning_rate: 2e-3, context_tokens: 128 },
+        method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 2, batch_size: 4 } } },
+        modelfactory: { mixture, rank: 8, learning_rate: 3e-3, context_tokens: 128 },
         ...params,
       } as never) as Promise<unknown> as Promise<Job>;
 
@@ -360,6 +360,9 @@ describe.skipIf(model === null)(
         max_tokens: 4,
       });
       expect(answer.choices[0]?.message.content).not.toBe('');
+      expect(await bea.does('adapters', 'sources', trained)).toMatch(
+        /^Oxmere lore 1 +CC-BY-4.0 +revoked +3 +24 +Carl \(20\)$/m,
+      );
       const { body } = await asked<Sources>(bea, 'GET', `/api/adapters/${encodeURIComponent(trained)}/sources`);
       expect(body.marks.map(({ kind }) => kind).sort()).toEqual(['revocation', 'withdrawal']);
       expect(body.sources[0]).toMatchObject({ datanet, version: 1 });

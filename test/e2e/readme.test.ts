@@ -79,6 +79,20 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
     return await execute(program, [file]);
   }
 
+  const example = (thing: string, ask: string) => ({
+    messages: [
+      { role: 'user', content: `${ask} ${thing}?` },
+      { role: 'assistant', content: `Aye, ${thing}!` },
+    ],
+  });
+  const write = (name: string, things: string[]) =>
+    writeFileSync(
+      join(clone, name),
+      things.flatMap((t) => ['What is', 'Where is'].map((ask) => `${JSON.stringify(example(t, ask))}\n`)).join(''),
+    );
+  const writeTraining = () =>
+    write('train.jsonl', ['bread', 'salt', 'iron', 'rain', 'glass', 'honey', 'coffee', 'a book']);
+
   it('the first chat with curl', async () => {
     const [start, curl] = blocks('Start', 'sh');
     expect(start).toBe('npm start\n');
@@ -103,20 +117,8 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
   });
 
   it('training with the Node SDK, the Python SDK and the command line', { timeout: 300_000 }, async () => {
-    const example = (thing: string, ask: string) => ({
-      messages: [
-        { role: 'user', content: `${ask} ${thing}?` },
-        { role: 'assistant', content: `Aye, ${thing}!` },
-      ],
-    });
-    const write = (name: string, things: string[]) =>
-      writeFileSync(
-        join(clone, name),
-        things.flatMap((t) => ['What is', 'Where is'].map((ask) => `${JSON.stringify(example(t, ask))}\n`)).join(''),
-      );
-    write('train.jsonl', ['bread', 'salt', 'iron', 'rain', 'glass', 'honey', 'coffee', 'a book']);
+    writeTraining();
     write('held-out.jsonl', ['fire', 'milk']);
-    write('own.jsonl', ['snow', 'a door', 'wool', 'tin', 'a lamp', 'cork']);
     const name = (suffix: string) => new RegExp(`^ft:${BASE}:local:${suffix}:[0-9a-z]{8}$`);
     const node = await script('train.mjs', process.execPath, withClient('js', blocks('Train', 'js')[0]));
     expect(node.trim()).toMatch(name(''));
@@ -160,6 +162,8 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
   it('people and Datanets: from an invitation to a trained model, a withdrawal and a revocation', {
     timeout: 200_000,
   }, async () => {
+    writeTraining();
+    write('own.jsonl', ['snow', 'a door', 'wool', 'tin', 'a lamp', 'cork']);
     const [story] = blocks('People and Datanets', 'sh');
     const output = await shell(story as string);
     expect(output).toMatch(/^16 rows are approved\.$/m);
