@@ -5,11 +5,11 @@
 import type { DatanetKind, DatanetRow, VersionRow } from '../../db/datanet-schema.ts';
 import type { VersionStatistics } from '../versions/statistics.ts';
 
-/** The context that the specification recommends, and PROV. */
+/** The context that the specification recommends, and PROV; schema.org by the address that the reference implementation knows it by. */
 const CONTEXT = {
   '@language': 'en',
-  '@vocab': 'http://schema.org/',
-  sc: 'http://schema.org/',
+  '@vocab': 'https://schema.org/',
+  sc: 'https://schema.org/',
   cr: 'http://mlcommons.org/croissant/',
   rai: 'http://mlcommons.org/croissant/RAI/',
   dct: 'http://purl.org/dc/terms/',
@@ -73,22 +73,28 @@ interface FieldFacts {
   description: string;
   /** Where it is in a line of the file. */
   from: string;
-  type?: string;
   equivalent?: string;
+  /** A list of messages, here inside the value. '' = the value itself. */
+  messages?: string;
 }
 
 const FIELDS: Record<DatanetKind, readonly FieldFacts[]> = {
   chat: [
-    { name: 'messages', description: 'Messages of the conversation, in the OpenAI chat format.', from: 'messages' },
+    { name: 'messages', description: 'The conversation, in the OpenAI chat format.', from: 'messages', messages: '' },
   ],
   completion: [
     { name: 'prompt', description: 'What the completion follows; may be empty.', from: 'prompt' },
     { name: 'completion', description: 'What is learned.', from: 'completion' },
   ],
   preference: [
-    { name: 'input', description: 'The conversation so far, in the OpenAI chat format.', from: 'input' },
-    { name: 'preferred_output', description: 'The better answer.', from: 'preferred_output' },
-    { name: 'non_preferred_output', description: 'The worse answer.', from: 'non_preferred_output' },
+    {
+      name: 'input',
+      description: 'The conversation so far, in the OpenAI chat format.',
+      from: 'input',
+      messages: 'messages',
+    },
+    { name: 'preferred_output', description: 'The better answer.', from: 'preferred_output', messages: '' },
+    { name: 'non_preferred_output', description: 'The worse answer.', from: 'non_preferred_output', messages: '' },
   ],
 };
 const ABOUT_ROWS: readonly FieldFacts[] = [
@@ -107,15 +113,33 @@ const ABOUT_ROWS: readonly FieldFacts[] = [
   },
 ];
 
-function fieldOf({ name, description, from, type, equivalent }: FieldFacts): object {
+function fieldOf({ name, description, from, equivalent, messages }: FieldFacts): object {
+  const id = `${RECORDS}/${name}`;
+  const about = { '@type': 'cr:Field', '@id': id, name, description };
+  const source = { fileObject: { '@id': FILE }, extract: { column: from } };
+  if (messages === undefined) {
+    return {
+      ...about,
+      dataType: 'sc:Text',
+      ...(equivalent === undefined ? {} : { equivalentProperty: equivalent }),
+      source,
+    };
+  }
   return {
-    '@type': 'cr:Field',
-    '@id': `${RECORDS}/${name}`,
-    name,
-    description,
-    dataType: type ?? 'sc:Text',
-    ...(equivalent === undefined ? {} : { equivalentProperty: equivalent }),
-    source: { fileObject: { '@id': FILE }, extract: { column: from } },
+    ...about,
+    isArray: true,
+    arrayShape: '-1',
+    subField: ['role', 'content'].map((part) => ({
+      '@type': 'cr:Field',
+      '@id': `${id}/${part}`,
+      name: part,
+      description: part === 'role' ? 'Who speaks.' : 'What is said.',
+      dataType: 'sc:Text',
+      source: {
+        ...source,
+        transform: [...(messages === '' ? [] : [{ jsonPath: messages }]), { jsonPath: part }],
+      },
+    })),
   };
 }
 

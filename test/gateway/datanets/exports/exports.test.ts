@@ -297,19 +297,26 @@ describe('over HTTP', () => {
       'application/ld+json; profile="http://mlcommons.org/croissant/1.1"',
     );
     const document = (await answer.json()) as Record<string, never>;
-    const file = document.distribution[0] as { contentUrl: string; sha256: string; contentSize: string };
+    const file = document.distribution[0] as { '@id': string; contentUrl: string; sha256: string; contentSize: string };
     const { pathname, search } = new URL(file.contentUrl);
     const text = await (await ann.call('GET', `${pathname}${search}`)).text();
     expect(file.sha256).toBe(sha256(text));
     expect(file.contentSize).toBe(`${Buffer.byteLength(text)} B`);
-    const fields = (document.recordSet[0] as { field: { '@id': string; source: { extract: { column: string } } }[] })
-      .field;
+    interface Field {
+      '@id': string;
+      source?: { extract: { column: string }; fileObject: { '@id': string } };
+      subField?: Field[];
+    }
+    const records = document.recordSet[0] as { key: { '@id': string }; field: Field[] };
+    const all = records.field.flatMap((field) => [field, ...(field.subField ?? [])]);
     const line = JSON.parse(text.split('\n')[0] as string) as object;
     // Every field is in every line, and every part of a line is a field.
-    expect(fields.map(({ source }) => source.extract.column)).toEqual(Object.keys(line));
-    const ids = JSON.stringify(document).match(/"@id":"examples\/[^"]+"/g) ?? [];
-    expect(new Set(fields.map((field) => field['@id'])).size).toBe(fields.length);
-    expect(ids.length).toBe(fields.length + 1);
+    const sources = records.field.map((field) => (field.source ?? field.subField?.[0]?.source)?.extract.column);
+    expect(sources).toEqual(Object.keys(line));
+    // Names are used once, and what is referred to is there.
+    expect(new Set(all.map((field) => field['@id'])).size).toBe(all.length);
+    expect(all.map((field) => field['@id'])).toContain(records.key['@id']);
+    for (const { source } of all) if (source !== undefined) expect(source.fileObject['@id']).toBe(file['@id']);
     expect(document).toMatchObject({
       '@type': 'sc:Dataset',
       conformsTo: 'http://mlcommons.org/croissant/1.1',
