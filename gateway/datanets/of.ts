@@ -60,6 +60,6 @@ function refusal(datanet: DatanetRow, standing: Standing, need: Need): ApiError 
   void standing;
   return forbidden(
     'access_required',
-    `This Datanet is permissioned. Ask for access: POST /api/datanets/${datanet.id}/requests with a purpose.`,
+    `This Datanet is permissioned. Ask for access: POST /api/datanets/${datanet.id}/access-requests with a purpose.`,
   );
 }

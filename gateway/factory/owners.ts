@@ -31,7 +31,7 @@ export class ModelOwners {
     if (principal.scopes.has('admin')) return true;
     const owner = await this.ownerOf(name);
     if (owner === null || owner === principal.ownerId) return true;
-    return this.#rows.isPermitted(name, principal.keyId);
+    return this.#rows.isPermitted(name, [principal.keyId, principal.ownerId]);
   }
 
   /** Whom an owner lets use a model, may not replace or delete it. */

@@ -13,7 +13,10 @@ import { baseOf, methodOf } from '../jobs/api.ts';
 import { extensionOf, hyperparametersOf, resolveRecipe } from '../jobs/recipe.ts';
 import { jobRequest } from '../jobs/request.ts';
 import { estimateView, methodProblem, problemSummary } from '../jobs/validate.ts';
-import { checkDataset, examplesOf } from './dataset.ts';
+import { type DatanetFile, datanetFileBytes, parseDatanetFileId } from '../mixtures/datanet-file.ts';
+import { Straight } from '../mixtures/epoch.ts';
+import { examplesIn } from '../mixtures/sources.ts';
+import { checkDataset, type DatasetReport, examplesOf } from './dataset.ts';
 import { FORMATS } from './formats.ts';
 import { datasetOf } from './of-file.ts';
 
@@ -55,17 +58,16 @@ export async function inspectDataset(services: Services, c: Context<AppEnv>): Pr
     throw badRequest('modelfactory.mixture', 'unsupported_parameter', message);
   }
   const method = methodOf(body);
-  const row = await factory.files.find(c.get('principal'), body.file);
-  if (row === null) throw noSuchFile(body.file, 'file', 400);
-  const file = datasetOf(factory.storage, row, { format: body.format, columns: body.columns });
   const signal = c.req.raw.signal;
-  const { report } = await factory.turns.take(signal, () => checkDataset(file, { signal }));
-  const head = { object: 'dataset.inspection' as const, file: row.id, report };
+  const { report, lines } = await factory.turns.take(signal, () =>
+    checked(services, c, body.file, 'file', { format: body.format, columns: body.columns }),
+  );
+  const head = { object: 'dataset.inspection' as const, file: body.file, report };
   if (!report.ok) return c.json({ ...head, statistics: null, recipe: null, estimate: null });
   const bases = (await services.pool.models()).filter(({ adapter }) => adapter === null);
   const { base } = await baseOf(services, c, body.model ?? (bases[0]?.id as string));
   const client = new TrainingClient(await services.pool.placement(base.id, base.id));
-  const dataset = await client.dataset(examplesOf(file), signal);
+  const dataset = await client.dataset(lines(), signal);
   const statistics = {
     digest: dataset.digest,
     kind: dataset.kind,
@@ -109,12 +111,49 @@ async function validationOf(
   client: TrainingClient,
   id: string,
 ): Promise<Dataset> {
-  const { factory } = services;
-  const row = await factory.files.find(c.get('principal'), id);
-  if (row === null) throw noSuchFile(id, 'validation_file', 400);
-  const file = datasetOf(factory.storage, row);
-  const signal = c.req.raw.signal;
-  const { report } = await checkDataset(file, { signal });
+  const { report, lines } = await checked(services, c, id, 'validation_file');
   if (!report.ok) throw badRequest('validation_file', 'invalid_validation_file', problemSummary(report));
-  return await client.dataset(examplesOf(file), signal);
+  return await client.dataset(lines(), c.req.raw.signal);
+}
+
+/** A file of one's own, or a version of a Datanet that one may read: its rows were validated when they were contributed. */
+async function checked(
+  services: Services,
+  c: Context<AppEnv>,
+  id: string,
+  param: string,
+  override: Parameters<typeof datasetOf>[2] = {},
+): Promise<{ report: DatasetReport; lines: () => AsyncGenerator<Uint8Array> }> {
+  const { factory } = services;
+  const principal = c.get('principal');
+  const signal = c.req.raw.signal;
+  const version = parseDatanetFileId(id) === null ? null : await factory.datanetFiles.readable(principal, id);
+  if (version !== null) {
+    const source = { fileId: id, file: null, datanet: version };
+    const lines = () => new Straight(examplesIn(factory, source, signal)).lines();
+    return { report: reportOfVersion(version), lines };
+  }
+  const row = await factory.files.find(principal, id);
+  if (row === null) throw noSuchFile(id, param, 400);
+  const file = datasetOf(factory.storage, row, override);
+  const { report } = await checkDataset(file, { signal });
+  return { report, lines: () => examplesOf(file) };
+}
+
+function reportOfVersion(file: DatanetFile): DatasetReport {
+  const { kind } = file.datanet;
+  return {
+    ok: true,
+    container: 'jsonl',
+    format: kind,
+    kind,
+    bytes: datanetFileBytes(file),
+    examples: file.version.rows,
+    bad: 0,
+    duplicates: 0,
+    errors: 0,
+    warnings: 0,
+    problems: [],
+    rules: {},
+  };
 }

@@ -284,11 +284,13 @@ export class JobRows {
     return removed.rowsAffected > 0;
   }
 
-  async isPermitted(checkpoint: string, keyId: string): Promise<boolean> {
+  /** @param projects key and user that ask; one of them is enough. */
+  async isPermitted(checkpoint: string, projects: string[]): Promise<boolean> {
     const [row] = await this.#db
       .select({ id: checkpointPermissions.id })
       .from(checkpointPermissions)
-      .where(and(eq(checkpointPermissions.checkpoint, checkpoint), eq(checkpointPermissions.projectId, keyId)));
+      .where(and(eq(checkpointPermissions.checkpoint, checkpoint), inArray(checkpointPermissions.projectId, projects)))
+      .limit(1);
     return row !== undefined;
   }
 }

@@ -1,4 +1,4 @@
-/** Who besides the owner may use a checkpoint: /v1/fine_tuning/checkpoints/{checkpoint}/permissions. A project is the id of an API key here. */
+/** Who besides the owner may use a checkpoint: /v1/fine_tuning/checkpoints/{checkpoint}/permissions. A project is the id of an API key or a user here. */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { ApiError, badRequest } from '../../errors.ts';
@@ -46,11 +46,11 @@ export async function createPermissions(services: Services, c: Context<AppEnv>):
   const { project_ids } = parseWith(permissionsRequest, await readJsonObject(c.req.raw));
   const checkpoint = await checkpointOf(services, c);
   for (const [index, id] of project_ids.entries()) {
-    if ((await services.keys.find(id)) === null)
+    if ((await services.keys.findListed(id)) === null && (await services.people.users.find(id)) === null)
       throw badRequest(
         `project_ids[${index}]`,
         'invalid_value',
-        `There is no API key ${id}; a project is a key's id here (key_…).`,
+        `There is no API key or user ${id}; a project is the id of a key (key_…) or a user (user_…) here.`,
       );
   }
   const { jobs } = services.factory;

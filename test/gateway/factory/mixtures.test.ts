@@ -104,6 +104,20 @@ describe('versions of Datanets as files', () => {
     expect(files).toEqual([fileOf(agreed), fileOf(mine, 2), fileOf(mine, 1)]);
   });
 
+  test('what training on one takes can be asked before', async () => {
+    const datanet = await fixture.make({ user: owner.id }, { visibility: 'permissioned' });
+    await datanet.publish(chatExamples(12));
+    const answer = await owner.call('POST', '/api/datasets/inspect', { file: fileOf(datanet) });
+    expect(await answer.json()).toMatchObject({
+      report: { ok: true, kind: 'chat', examples: 12 },
+      statistics: { examples: 12 },
+      estimate: { fits: true },
+    });
+    const refused = await builder.call('POST', '/api/datasets/inspect', { file: fileOf(datanet) });
+    expect(refused.status).toBe(400);
+    expect((await errorOf(refused)).code).toBe('file_not_found');
+  });
+
   test('for whoever may not read it there is no such file, in the very same words', async () => {
     const datanet = await fixture.make({ user: owner.id }, { visibility: 'permissioned' });
     await datanet.publish(chatExamples(12));
