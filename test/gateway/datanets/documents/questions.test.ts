@@ -34,8 +34,8 @@ describe('questionsOf', () => {
       type: 'json_schema',
       json_schema: { strict: true, schema: { required: ['pairs'] } },
     });
-    expect(request?.messages[1]?.content).toContain(CHUNK.text);
-    expect(request?.messages[1]?.content).toContain('Keeping bees');
+    expect(request?.messages.at(-1)?.content).toContain(CHUNK.text);
+    expect(request?.messages.at(-1)?.content).toContain('Keeping bees');
     expect(request?.maxTokens).toBeLessThan(1000);
   });
 
@@ -44,8 +44,8 @@ describe('questionsOf', () => {
     expect(await questionsOf(CHUNK, { perChunk: 2, generate })).toEqual([asObject(FLOWERS)]);
     expect(requests).toHaveLength(3);
     expect(new Set(requests.map((request) => request.seed)).size).toBe(3);
-    expect(requests[2]?.messages[1]?.content).toContain('Write 1 question');
-    expect(requests[2]?.messages[1]?.content).toContain(FLOWERS[0]);
+    expect(requests[2]?.messages.at(-1)?.content).toContain('Write 1 question');
+    expect(requests[2]?.messages.at(-1)?.content).toContain(FLOWERS[0]);
     // The same chunk asks with the same seeds.
     const again = model('not JSON');
     await questionsOf(CHUNK, { perChunk: 2, generate: again.generate });
