@@ -335,8 +335,8 @@ describe('a provider that does not work', () => {
       (one) => ({ ...one, token_endpoint: 'file:///etc/passwd' }),
       '502 oidc_misconfigured',
     ],
-    'is elsewhere': [
-      () => new Response(null, { status: 302, headers: { location: 'http://127.0.0.1:9/' } }),
+    'is elsewhere, where the right one lies': [
+      () => new Response(null, { status: 302, headers: { location: '/elsewhere' } }),
       '503 oidc_unavailable',
     ],
     'is deep': [() => new Response(`${'['.repeat(100_000)}`), '502 oidc_misconfigured'],

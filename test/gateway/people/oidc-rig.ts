@@ -129,7 +129,7 @@ export async function startLyingProvider(): Promise<LyingProvider> {
   const asked: string[] = [];
   const state = { nonce: '' };
   const answerOf = async (path: string, request: IncomingMessage): Promise<Response | object> => {
-    if (path === '/.well-known/openid-configuration') {
+    if (path === '/.well-known/openid-configuration' || path === '/elsewhere') {
       const honest = {
         issuer,
         authorization_endpoint: `${issuer}/auth`,
@@ -137,7 +137,7 @@ export async function startLyingProvider(): Promise<LyingProvider> {
         jwks_uri: `${issuer}/keys`,
         userinfo_endpoint: `${issuer}/me`,
       };
-      return lies.description?.(honest) ?? honest;
+      return (path === '/elsewhere' ? null : lies.description?.(honest)) ?? honest;
     }
     if (path === '/keys') return lies.keys?.() ?? { keys: [] };
     if (path === '/me') return lies.userinfo?.() ?? {};
