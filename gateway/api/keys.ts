@@ -173,7 +173,8 @@ export async function createKey(services: Services, c: Context<AppEnv>): Promise
     ...extra,
   });
   c.set('audit', { object: row.id, detail: { scopes: row.scopes, user_id: row.userId } });
-  // The only time the credential is ever shown.
+  // The only time the credential is ever shown; no cache may show it again.
+  c.header('cache-control', 'no-store');
   return c.json({ ...view(row), key: credential }, 201);
 }
 

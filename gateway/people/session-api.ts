@@ -42,6 +42,7 @@ export async function logIn(services: Services, c: Context<AppEnv>): Promise<Res
   const user = await people.checkLogIn(c, body.email, body.password);
   const { session, csrfToken } = await people.logIn(c, user, 'password');
   c.set('audit', { object: user.id, detail: { session: session.id } });
+  c.header('cache-control', 'no-store');
   return c.json(
     {
       object: 'session',
@@ -60,6 +61,7 @@ export async function whoAmI(services: Services, c: Context<AppEnv>): Promise<Re
   const principal = c.get('principal');
   const user = principal.userId === null ? null : await people.users.find(principal.userId);
   const { cookie } = people.clientOf(c);
+  c.header('cache-control', 'no-store');
   return c.json({
     object: 'session',
     id: principal.sessionId,

@@ -67,6 +67,7 @@ export async function createUser(services: Services, c: Context<AppEnv>): Promis
   const row = await users.create({ email: email(body.email), name: displayName(body.name), role: body.role });
   const invitation = await invitations.create(row.id, principal.ownerId);
   c.set('audit', { object: row.id, detail: { email: row.email, role: row.role } });
+  c.header('cache-control', 'no-store');
   return c.json({ ...viewOfUser(row), invitation: viewOfInvitation(invitation) }, 201);
 }
 
@@ -131,6 +132,7 @@ export async function inviteUser(services: Services, c: Context<AppEnv>): Promis
     const message = 'This user is disabled. Make the user active first.';
     throw new ApiError(409, 'invalid_request_error', 'user_disabled', message);
   }
+  c.header('cache-control', 'no-store');
   return c.json(viewOfInvitation(await services.people.invitations.create(row.id, principal.ownerId)), 201);
 }
 

@@ -450,6 +450,16 @@ describe('whose is what', () => {
     conforms('DeleteFineTuningCheckpointPermissionResponse', removed);
     await expect(other.chat.completions.create({ model: name, messages })).rejects.toMatchObject({ status: 404 });
 
+    // To a user it is permitted with every key and in every session.
+    const user = await rig.user({ role: 'consumer' });
+    const session = await user.session();
+    const chat = (who: Pick<typeof user, 'call'>) =>
+      who.call('POST', '/v1/chat/completions', { model: name, messages });
+    expect([(await chat(user)).status, (await chat(session)).status]).toEqual([404, 404]);
+    expect((await rig.call('POST', path, { project_ids: [user.row.accountKey] })).status).toBe(400);
+    expect((await rig.call('POST', path, { project_ids: [user.id] })).status).toBe(200);
+    expect([(await chat(user)).status, (await chat(session)).status]).toEqual([200, 200]);
+
     expect(await mine.models.delete(model)).toMatchObject({ deleted: true });
     conforms('DeleteFileResponse', await mine.files.delete(file));
   });

@@ -96,6 +96,18 @@ test('log-ins, with the address they came from: those that failed tell which acc
   expect(good).toMatchObject({ target: id, status: 201, address: '198.51.100.9' });
 });
 
+test('a link that is used leaves a row; one that is none does not, so that nobody fills the log with guesses', async () => {
+  const { id } = await member(rig);
+  const accepted = await acts('?action=invitation.accept&limit=1');
+  expect(accepted.data[0]).toMatchObject({ target: id, status: 200, user_id: null, key_id: null });
+  const page = browser(rig);
+  await page.send('POST', '/api/invitations/accept', {
+    token: `mfi-${'A'.repeat(43)}`,
+    password: 'violet kettle under',
+  });
+  expect((await acts('?action=invitation.accept&limit=1')).data[0]?.id).toBe(accepted.data[0]?.id);
+});
+
 test('an act whose row cannot be written does not happen', async () => {
   const { id } = await rig.user({ role: 'builder' });
   await rig.database.db.$client.execute(
