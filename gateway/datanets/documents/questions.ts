@@ -38,6 +38,8 @@ const ANSWER_GROUNDED = 0.7;
 const QUESTION_GROUNDED = 0.25;
 /** Pairs whose questions share more of their words are one pair. */
 const SAME_QUESTION = 0.8;
+/** So many characters may answer several questions. */
+const SHORT_ANSWER = 30;
 
 /** Latin, full-width, Arabic, Greek, Armenian. */
 const QUESTION_MARK = /[?？؟;\u037e՞]["'”’»」)]?$|՞/u;
@@ -211,6 +213,8 @@ export async function questionsOf(chunk: Chunk, options: QuestionOptions): Promi
       const words = new Set(wordsOf(pair.question).map(stemOf));
       if (kept.length >= perChunk || !isSound(pair, chunk, stems, numbers)) continue;
       if (asked.some((other) => overlapOf(words, other) > SAME_QUESTION)) continue;
+      // The same long answer to another question is one question too many.
+      if (pair.answer.length > SHORT_ANSWER && kept.some((other) => other.answer === pair.answer)) continue;
       kept.push(pair);
       asked.push(words);
     }

@@ -140,8 +140,8 @@ describe('archives that lie, burst or are something else are refused with a reas
     [
       'zip64 sizes without zip64',
       () => lying({ uncompressed: 0xffffffff, compressed: 0xffffffff }),
-      'unreadable',
-      /sound/,
+      'too_large',
+      /unpacks to more than/,
     ],
     [
       'an entity from outside',

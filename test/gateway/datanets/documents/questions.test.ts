@@ -83,6 +83,15 @@ describe('questionsOf', () => {
     expect(await questionsOf(CHUNK, { perChunk: 3, generate })).toEqual([FLOWERS, QUEEN].map(asObject));
   });
 
+  test('the same long answer to another question is left out', async () => {
+    const answer = 'A honey bee visits about 100 flowers on one flight.';
+    const { generate } = model(json([FLOWERS[0], answer], ['What do flowers have to do with bees?', answer], QUEEN));
+    expect(await questionsOf(CHUNK, { perChunk: 3, generate })).toEqual([
+      asObject([FLOWERS[0], answer]),
+      asObject(QUEEN),
+    ]);
+  });
+
   test('inflected words and languages without spaces are grounded too', async () => {
     const bend = model(json(['Where does a honey bee live?', 'Honey bees are living in a hive.']));
     expect(await questionsOf(CHUNK, { perChunk: 1, generate: bend.generate })).toHaveLength(1);
