@@ -200,9 +200,9 @@ export const limits = {
   datanetQueryCharactersMax: 256,
   datanetQueryWordsMax: 16,
   /** A word that every row has matches very many: so many of the newest are ranked, and so many looked at for those one may read. */
-  searchRankedMax: 500,
+  searchRankedMax: 250,
   searchExaminedMax: 10_000,
-  searchRankedCharactersMax: 400_000,
+  searchRankedCharactersMax: 200_000,
 
   /** Contributions: rows of one; characters of a row as canonical JSON; how many a user may have under way. */
   contributionRowsMax: 250_000,
@@ -215,10 +215,14 @@ export const limits = {
   /** Contributions that are read at the same time, all users together. */
   ingestsAtOnce: 2,
   /** Rows of one transaction: it holds up everybody else who writes. */
-  ingestBatchRows: 250,
+  ingestBatchRows: 400,
   ingestBatchCharacters: 2 * 1024 * 1024,
-  ingestHeapMb: 512,
+  ingestHeapMb: 192,
+  prepareHeapMb: 128,
   ingestIdleMs: 30_000,
+  /** Rows whose bands are kept back, and bands of one transaction. */
+  bandRowsKept: 5_000,
+  bandsAtOnce: 5_000,
   /** Newest rows of a band that a new row is compared with. */
   nearDuplicateCandidatesMax: 4,
   /** Points that a near duplicate loses. */

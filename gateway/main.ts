@@ -14,7 +14,7 @@ import { type Config, ConfigError, readConfig } from './config.ts';
 import type { Fetch } from './daemons/client.ts';
 import type { Post } from './daemons/post.ts';
 import { undiciPost } from './daemons/undici-post.ts';
-import { workerIngester } from './datanets/contributions/worker-ingester.ts';
+import { processIngester } from './datanets/contributions/process-ingester.ts';
 import { openDatabase } from './db/open.ts';
 import { diskStorage } from './factory/files/storage.ts';
 import { limits } from './limits.ts';
@@ -119,7 +119,7 @@ async function main(config: Config): Promise<void> {
     datanets: {
       key: datanetKey(join(config.dataDir, 'keys', 'datanets.key')),
       storage: diskStorage(join(config.dataDir, 'contributions')),
-      ingester: workerIngester({
+      ingester: processIngester({
         url: config.databaseUrl,
         ...(config.databaseToken === undefined ? {} : { authToken: config.databaseToken }),
       }),

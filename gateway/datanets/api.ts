@@ -14,7 +14,7 @@ import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 import type { DatanetPatch } from './datanet-rows.ts';
 import { datanetOf, forbidden, noSuchDatanet, userOf } from './of.ts';
-import { matchOrRefuse } from './search/query.ts';
+import { matchOf, phrasesOf } from './search/query.ts';
 import { spdxExpression } from './spdx.ts';
 import { summaryOf, viewOf } from './view.ts';
 
@@ -194,7 +194,7 @@ export async function listDatanets(services: Services, c: Context<AppEnv>): Prom
   const { rows, hasMore } = await records.list(
     principal,
     {
-      match: query.q === undefined ? null : matchOrRefuse(query.q),
+      match: query.q === undefined ? null : matchOf(phrasesOf(query.q)),
       tag: query.tag === undefined ? null : tagOf(query.tag),
       licence: query.licence ?? null,
       visibility: query.visibility ?? null,

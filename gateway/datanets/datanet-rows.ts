@@ -117,14 +117,17 @@ export class DatanetRows {
     const words = [filter.match, filter.tag === null ? null : `tags : "${tagWord(filter.tag)}"`].filter(
       (one) => one !== null,
     );
+    // Words are followed from the newest Datanet that has them on, each looked up in the index that covers the filters.
+    let from = 'datanets INDEXED BY datanets_browse';
+    let order = 'seq';
     if (words.length > 0) {
-      where.push(
-        'seq IN (SELECT rowid FROM datanets_text WHERE datanets_text MATCH :match AND rowid < :after ORDER BY rowid DESC)',
-      );
+      from = 'datanets_text CROSS JOIN datanets INDEXED BY datanets_browse ON seq = datanets_text.rowid';
+      order = 'datanets_text.rowid';
+      where.push('datanets_text MATCH :match AND datanets_text.rowid < :after');
       args.match = words.map((one) => `(${one})`).join(' AND ');
     }
     const { rows } = await this.#db.$client.execute({
-      sql: `SELECT seq FROM datanets INDEXED BY datanets_browse WHERE ${where.join(' AND ')} ORDER BY seq DESC LIMIT :limit`,
+      sql: `SELECT seq FROM ${from} WHERE ${where.join(' AND ')} ORDER BY ${order} DESC LIMIT :limit`,
       args,
     });
     const seqs = rows.map((row) => Number(row.seq));

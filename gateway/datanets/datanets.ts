@@ -10,6 +10,7 @@ import { Contributions } from './contributions/runner.ts';
 import { DatanetRows } from './datanet-rows.ts';
 import { Reviews } from './review/review.ts';
 import { DataRows } from './rows/data-rows.ts';
+import { StatisticsCounter } from './rows/statistics.ts';
 import { Search } from './search/search.ts';
 import { Versions } from './versions/publish.ts';
 
@@ -37,6 +38,7 @@ export class Datanets {
   readonly versions: Versions;
   readonly reviews: Reviews;
   readonly search: Search;
+  readonly statistics: StatisticsCounter;
   readonly contributions: Contributions;
   readonly ingester: Ingester;
 
@@ -57,6 +59,7 @@ export class Datanets {
     this.versions = new Versions({ db, key, log, now, exclusive });
     this.reviews = new Reviews(db.$client, now);
     this.search = new Search(db.$client);
+    this.statistics = new StatisticsCounter(db.$client);
     this.ingester = deps.ingester ?? inProcess(db.$client);
     this.contributions = new Contributions(
       {

@@ -11,7 +11,7 @@ import { type App, type AppDeps, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
 import { ROLE_SCOPES } from '../../gateway/auth/scopes.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
-import { workerIngester } from '../../gateway/datanets/contributions/worker-ingester.ts';
+import { processIngester } from '../../gateway/datanets/contributions/process-ingester.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
 import type { Role, UserRow } from '../../gateway/db/schema.ts';
 import { diskStorage } from '../../gateway/factory/files/storage.ts';
@@ -83,8 +83,8 @@ export async function startRig(
     people?: AppDeps['people'];
     oidc?: AppDeps['oidc'];
     datanets?: Partial<AppDeps['datanets']>;
-    /** Contributions are read in threads, as in production; without it in this one, which is quicker for a few rows. */
-    ingestInThreads?: boolean;
+    /** Contributions are read in processes of their own, as in production; without it in this one, which is quicker for a few rows. */
+    ingestApart?: boolean;
   } = {},
 ): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'mf-gateway-'));
@@ -113,7 +113,7 @@ export async function startRig(
     datanets: {
       key: createKey(join(folder, 'keys', 'datanets.key')),
       storage: diskStorage(join(folder, 'contributions')),
-      ...(options.ingestInThreads === true ? { ingester: workerIngester({ url }) } : {}),
+      ...(options.ingestApart === true ? { ingester: processIngester({ url }) } : {}),
       ...options.datanets,
     },
     log: createLog({

@@ -2,54 +2,81 @@
 import type { Client } from '@libsql/client';
 import type { ContributionProblem } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
-import { loadLanguages } from '../validation/validate.ts';
 import { checkStop, IngestFailure, type IngestJob, type IngestResult, IngestStopped } from './messages.ts';
-import { likenesses } from './near-duplicates.ts';
-import { type Canonical, canonical, prepare } from './prepare.ts';
+import { Neighbours } from './near-duplicates.ts';
+import { type Canonical, type Context, canonical, type Prepared } from './prepare.ts';
+import type { Preparer } from './preparer.ts';
 import { type Numbered, openRecords, type Reading } from './records.ts';
 import { knownHashes, storeRows, tellProgress } from './store.ts';
 
+export interface IngestDeps {
+  client: Client;
+  preparer: Preparer;
+  /** Aborted: stop where you are. */
+  signal: AbortSignal;
+}
+
 /** @throws IngestFailure; IngestStopped. Either way, what was stored by then is for the caller to remove. */
-export async function ingest(job: IngestJob, deps: { client: Client }): Promise<IngestResult> {
-  await loadLanguages();
+export async function ingest(job: IngestJob, deps: IngestDeps): Promise<IngestResult> {
   const reading =
-    job.source.type === 'file' ? await openRecords(job.source, job.options, job.stop) : given(job.source.examples);
-  const run = new Ingestion(job, reading, deps.client);
-  let waiting: Canonical[] = [];
-  let characters = 0;
-  for await (const batch of reading.batches) {
-    for (const item of batch) {
-      const row = canonical(item, job.datanet.kind);
-      if (!('content' in row)) {
-        run.refuse(row);
-        continue;
-      }
-      waiting.push(row);
-      characters += row.content.length;
-      if (waiting.length >= limits.ingestBatchRows || characters >= limits.ingestBatchCharacters) {
-        await run.store(waiting);
-        waiting = [];
-        characters = 0;
+    job.source.type === 'file' ? await openRecords(job.source, job.options, deps.signal) : given(job.source.examples);
+  const run = new Ingestion(job, reading, deps);
+  try {
+    let waiting: Canonical[] = [];
+    let characters = 0;
+    for await (const batch of reading.batches) {
+      for (const item of batch) {
+        const row = canonical(item, job.datanet.kind);
+        if (!('content' in row)) {
+          run.refuse(row);
+          continue;
+        }
+        waiting.push(row);
+        characters += row.content.length;
+        if (waiting.length >= limits.ingestBatchRows || characters >= limits.ingestBatchCharacters) {
+          await run.store(waiting);
+          waiting = [];
+          characters = 0;
+        }
       }
     }
+    await run.store(waiting);
+    return await run.end();
+  } finally {
+    // Whoever cleans up after a failure must not be overtaken by a batch that is still on its way.
+    await run.settled();
   }
-  await run.store(waiting);
-  return run.end();
 }
 
 class Ingestion {
   readonly #job: IngestJob;
   readonly #reading: Reading;
   readonly #client: Client;
+  readonly #signal: AbortSignal;
+  readonly #preparer: Preparer;
+  readonly #context: Context;
+  readonly #neighbours: Neighbours;
   readonly #problems: ContributionProblem[] = [];
   #rows = 0;
   #refused = 0;
   #duplicates = 0;
+  /** The batch before: it is written while the next one is prepared. */
+  #writing: Promise<void> = Promise.resolve();
 
-  constructor(job: IngestJob, reading: Reading, client: Client) {
+  constructor(job: IngestJob, reading: Reading, deps: IngestDeps) {
+    const { datanet, contribution, source, privateKey } = job;
     this.#job = job;
     this.#reading = reading;
-    this.#client = client;
+    this.#client = deps.client;
+    this.#signal = deps.signal;
+    this.#preparer = deps.preparer;
+    this.#neighbours = new Neighbours(deps.client);
+    this.#context = {
+      datanet,
+      contribution,
+      generatedBy: source.type === 'generated' ? source.model : null,
+      privateKey,
+    };
   }
 
   refuse(problem: ContributionProblem): void {
@@ -58,25 +85,30 @@ class Ingestion {
   }
 
   async store(batch: readonly Canonical[]): Promise<void> {
-    checkStop(this.#job.stop);
-    const { datanet, contribution, source, privateKey } = this.#job;
-    const known = await knownHashes(
-      this.#client,
-      datanet.id,
-      batch.map((row) => row.hash),
-    );
+    checkStop(this.#signal);
+    const hashes = batch.map((row) => row.hash);
+    const known = await knownHashes(this.#client, this.#job.datanet.id, hashes);
     const fresh: Canonical[] = [];
     for (const row of batch) {
       if (known.has(row.hash)) this.#repeat(row);
       else fresh.push(row);
       known.add(row.hash);
     }
-    const rows = fresh.map((row) => prepare(row, datanet));
-    const alike = await likenesses(this.#client, rows);
-    const generatedBy = source.type === 'generated' ? source.model : null;
-    const numbers = await storeRows(this.#client, { datanet, contribution, privateKey, generatedBy }, rows, alike);
+    const prepared = this.#preparer.prepare(fresh, this.#context);
+    // Looked at when its turn comes.
+    prepared.catch(() => {});
+    await this.#writing;
+    this.#writing = prepared.then((rows) => this.#write(rows));
+    this.#writing.catch(() => {});
+  }
+
+  async #write(rows: readonly Prepared[]): Promise<void> {
+    const alike = await this.#neighbours.of(rows);
+    const numbers = await storeRows(this.#client, this.#context, rows, alike);
+    await this.#neighbours.add(rows, numbers);
     numbers.forEach((seq, index) => {
-      if (seq === null) this.#repeat(rows[index] as Canonical);
+      // The same in the batch before this one, or in another gateway's contribution.
+      if (seq === null) this.#repeat(rows[index] as Prepared);
       else this.#rows += 1;
     });
     const { done, total, unit } = this.#reading;
@@ -85,18 +117,24 @@ class Ingestion {
       refused: this.#refused + this.#reading.bad(),
       progress: { done: done(), total, unit },
     };
-    if (!(await tellProgress(this.#client, contribution.id, told))) throw new IngestStopped();
-    // Whoever shares this thread has a turn.
+    if (!(await tellProgress(this.#client, this.#job.contribution.id, told))) throw new IngestStopped();
+    // Whoever shares this process has a turn.
     await new Promise((resolve) => setImmediate(resolve));
   }
 
-  #repeat(row: Canonical): void {
+  #repeat(row: { line: number }): void {
     this.#duplicates += 1;
     const message = 'The same row is in this Datanet already; whoever contributed it first keeps the credit.';
     this.refuse({ line: row.line, field: null, rule: 'duplicate', message });
   }
 
-  end(): IngestResult {
+  async settled(): Promise<void> {
+    await this.#writing.catch(() => {});
+  }
+
+  async end(): Promise<IngestResult> {
+    await this.#writing;
+    await this.#neighbours.flush();
     const refused = this.#refused + this.#reading.bad();
     const problems = [...this.#reading.problems(), ...this.#problems].slice(0, limits.contributionProblemsMax);
     if (this.#rows > 0) return { rows: this.#rows, refused, problems };

@@ -1,25 +1,38 @@
-/** Where contributions are read: in threads of their own (worker-ingester.ts), or, where a runtime or a test has none, in this one. */
+/** Where contributions are read: in processes of their own (process-ingester.ts), or, where a runtime or a test has none, in this one. */
 import type { Client } from '@libsql/client';
 import type { Chunk } from '../documents/read.ts';
-import type { ChunkJob, IngestJob, IngestResult, RemovalJob } from './messages.ts';
+import type { ChunkJob, IngestJob, IngestResult, IngestTask, RemovalJob } from './messages.ts';
+import { prepareHere } from './preparer.ts';
 import { type Outcome, opened, work } from './work.ts';
 
 export interface Ingester {
-  /** @throws IngestFailure, IngestStopped; anything else: its thread died. */
-  ingest(job: IngestJob): Promise<IngestResult>;
+  /** @throws IngestFailure; IngestStopped after the signal; anything else: its process died. */
+  ingest(job: IngestJob, signal: AbortSignal): Promise<IngestResult>;
   /** @throws IngestFailure, IngestStopped */
-  chunks(job: ChunkJob): Promise<Chunk[]>;
+  chunks(job: ChunkJob, signal: AbortSignal): Promise<Chunk[]>;
   remove(job: RemovalJob): Promise<void>;
   close(): Promise<void>;
 }
 
-export function inProcess(client: Client): Ingester {
+/** One way to have a task done makes an ingester. */
+export function ingesterOf(
+  run: (task: IngestTask, signal: AbortSignal) => Promise<Outcome<unknown>>,
+  close: () => Promise<void>,
+): Ingester {
+  const never = new AbortController().signal;
   return {
-    ingest: async (job) => opened((await work({ type: 'ingest', ...job }, client)) as Outcome<IngestResult>),
-    chunks: async (job) => opened((await work({ type: 'chunks', ...job }, client)) as Outcome<Chunk[]>),
+    ingest: async (job, signal) => opened(await run({ type: 'ingest', ...job }, signal)) as IngestResult,
+    chunks: async (job, signal) => opened(await run({ type: 'chunks', ...job }, signal)) as Chunk[],
     async remove(job) {
-      opened((await work({ type: 'remove', ...job }, client)) as Outcome<null>);
+      opened(await run({ type: 'remove', ...job }, never));
     },
-    close: () => Promise.resolve(),
+    close,
   };
+}
+
+export function inProcess(client: Client): Ingester {
+  return ingesterOf(
+    (task, signal) => work(task, { client, preparer: prepareHere, signal }),
+    () => Promise.resolve(),
+  );
 }

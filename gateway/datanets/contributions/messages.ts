@@ -1,4 +1,4 @@
-/** What goes to the thread that reads contributions, and what comes back. Plain data: it is copied between threads. */
+/** What goes to the process that reads contributions, and what comes back. Plain data but for the key. */
 import type { KeyObject } from 'node:crypto';
 import type { TrainingExample } from '../../../daemon/protocol.ts';
 import type { ContributionOptions, ContributionProblem, DatanetRow } from '../../db/datanet-schema.ts';
@@ -10,8 +10,6 @@ export interface IngestJob {
   options: ContributionOptions;
   /** Signs the rows. */
   privateKey: KeyObject;
-  /** 1 in its first place: stop where you are. Shared between threads. */
-  stop: Int32Array;
 }
 
 export interface FileSource {
@@ -41,7 +39,6 @@ export interface ChunkJob {
   filename: string;
   chunkCharacters: number | null;
   chunksMax: number;
-  stop: Int32Array;
 }
 
 export interface RemovalJob {
@@ -75,6 +72,6 @@ export class IngestStopped extends Error {
   }
 }
 
-export function checkStop(stop: Int32Array): void {
-  if (Atomics.load(stop, 0) !== 0) throw new IngestStopped();
+export function checkStop(signal: AbortSignal): void {
+  if (signal.aborted) throw new IngestStopped();
 }

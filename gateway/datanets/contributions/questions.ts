@@ -28,26 +28,23 @@ interface Deps {
   storage: { path(id: string): string };
 }
 
-interface Halt {
-  stop: Int32Array;
-  abort: AbortController;
-}
-
 /** @throws IngestFailure when the model or the budget fails; IngestStopped when it is taken back meanwhile. */
 export async function writeQuestions(
   services: Services,
   deps: Deps,
   row: ContributionRow,
-  halt: Halt,
+  signal: AbortSignal,
 ): Promise<GeneratedSource> {
   const { model, perChunk } = row.options.questions as { model: string; perChunk: number };
-  const chunks = await deps.ingester.chunks({
-    path: deps.storage.path(fileIdOf(row.id)),
-    filename: row.filename,
-    chunkCharacters: row.options.chunkCharacters ?? null,
-    chunksMax: limits.questionChunksMax,
-    stop: halt.stop,
-  });
+  const chunks = await deps.ingester.chunks(
+    {
+      path: deps.storage.path(fileIdOf(row.id)),
+      filename: row.filename,
+      chunkCharacters: row.options.chunkCharacters ?? null,
+      chunksMax: limits.questionChunksMax,
+    },
+    signal,
+  );
   const examples: GeneratedSource['examples'] = [];
   let next = 0;
   let done = 0;
@@ -55,7 +52,7 @@ export async function writeQuestions(
     while (next < chunks.length) {
       const index = next;
       next += 1;
-      const generate = (request: QuestionRequest) => generated(services, row.keyId, model, request, halt);
+      const generate = (request: QuestionRequest) => generated(services, row.keyId, model, request, signal);
       const pairs = await questionsOf(chunks[index] as Chunk, { perChunk, generate });
       for (const { question, answer } of pairs) examples.push({ line: index + 1, example: chatOf(question, answer) });
       done += 1;
@@ -121,17 +118,17 @@ async function generated(
   keyId: string,
   model: string,
   request: QuestionRequest,
-  halt: Halt,
+  signal: AbortSignal,
 ): Promise<string> {
   for (let attempt = 1; ; attempt++) {
-    checkStop(halt.stop);
+    checkStop(signal);
     try {
-      return await once(services, await payer(services, keyId), model, request, halt);
+      return await once(services, await payer(services, keyId), model, request, signal);
     } catch (error) {
-      checkStop(halt.stop);
+      checkStop(signal);
       if (!isPassing(error) || attempt >= ATTEMPTS_MAX) throw error;
       const told = Number(error.headers['retry-after-ms'] ?? 1000 * Number(error.headers['retry-after'] ?? attempt));
-      await pause(Math.min(told, WAIT_MS_MAX), halt.abort.signal);
+      await pause(Math.min(told, WAIT_MS_MAX), signal);
       // A full limit is not the engine's failure: it is waited for as long as it takes.
       if (error.status === 429) attempt -= 1;
     }
@@ -150,7 +147,11 @@ function isPassing(error: unknown): error is ApiError {
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+    const hurry = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    signal.addEventListener('abort', hurry, { once: true });
   });
 }
 
@@ -160,7 +161,7 @@ async function once(
   principal: Principal,
   name: string,
   request: QuestionRequest,
-  halt: Halt,
+  signal: AbortSignal,
 ): Promise<string> {
   const model = await resolveFor(services, principal, name);
   const body = parseWith(chatRequest, {
@@ -175,7 +176,7 @@ async function once(
   const admission = services.limiter.admit(principal, tokensEstimate(engine.prompt, engine.maxTokens, 1));
   const generation = new Generation(services, { requestId: randomId(), principal, model, engine });
   const cancel = () => generation.cancel();
-  halt.abort.signal.addEventListener('abort', cancel, { once: true });
+  signal.addEventListener('abort', cancel, { once: true });
   try {
     await generation.open(Number.POSITIVE_INFINITY);
     let text = '';
@@ -187,7 +188,7 @@ async function once(
     generation.cancel();
     throw error;
   } finally {
-    halt.abort.signal.removeEventListener('abort', cancel);
+    signal.removeEventListener('abort', cancel);
     admission.release(generation.tokensUsed());
   }
 }

@@ -42,11 +42,11 @@ export function tooManyRows(): IngestFailure {
 export async function openRecords(
   source: FileSource,
   options: ContributionOptions,
-  stop: Int32Array,
+  signal: AbortSignal,
 ): Promise<Reading> {
   const container = containerOf(source.filename);
-  if (container !== null) return dataReading(source, container, options, stop);
-  if (documentKindOf(source.filename) !== null) return documentReading(source, options, stop);
+  if (container !== null) return dataReading(source, container, options, signal);
+  if (documentKindOf(source.filename) !== null) return documentReading(source, options, signal);
   throw new IngestFailure(
     'invalid_file_format',
     `"${source.filename}" is neither data nor a document that can be read.`,
@@ -57,10 +57,10 @@ async function dataReading(
   file: FileSource,
   container: Container,
   options: ContributionOptions,
-  stop: Int32Array,
+  signal: AbortSignal,
 ): Promise<Reading> {
   const disk = diskSource(file.path, file.bytes);
-  if (await hasTooMany(disk, container, stop)) throw tooManyRows();
+  if (await hasTooMany(disk, container, signal)) throw tooManyRows();
   let bytes = 0;
   const counted: ByteSource = {
     ...disk,
@@ -108,7 +108,7 @@ const BRACE = 0x7b;
  * Whether there are more records than one contribution may have, before a row is stored. Line feeds (or braces, of a JSON array) are a bound
  * that costs next to nothing; only where it is passed are records counted.
  */
-async function hasTooMany(source: ByteSource, container: Container, stop: Int32Array): Promise<boolean> {
+async function hasTooMany(source: ByteSource, container: Container, signal: AbortSignal): Promise<boolean> {
   const most = limits.contributionRowsMax;
   if (container !== 'parquet') {
     const mark = container === 'json' ? BRACE : LF;
@@ -116,7 +116,7 @@ async function hasTooMany(source: ByteSource, container: Container, stop: Int32A
     let blank = 0;
     let begun = false;
     for await (const chunk of source.stream()) {
-      checkStop(stop);
+      checkStop(signal);
       for (let at = chunk.indexOf(mark); at !== -1; at = chunk.indexOf(mark, at + 1)) {
         marks += 1;
         // Empty lines are no records.
@@ -129,7 +129,7 @@ async function hasTooMany(source: ByteSource, container: Container, stop: Int32A
   }
   let records = 0;
   for await (const batch of rawRecords(source, container)) {
-    checkStop(stop);
+    checkStop(signal);
     records += batch.length;
     if (records > most) return true;
   }
@@ -141,7 +141,7 @@ function rawRecords(source: ByteSource, container: Container): AsyncGenerator<Ra
   return container === 'csv' || container === 'tsv' ? csvRecords(source, container) : jsonDocument(source);
 }
 
-function documentReading(file: FileSource, options: ContributionOptions, stop: Int32Array): Reading {
+function documentReading(file: FileSource, options: ContributionOptions, signal: AbortSignal): Reading {
   let chunks = 0;
   return {
     bad: () => 0,
@@ -150,7 +150,13 @@ function documentReading(file: FileSource, options: ContributionOptions, stop: I
     total: null,
     unit: 'chunks',
     batches: (async function* () {
-      const read = chunksOf(file.path, file.filename, options.chunkCharacters ?? null, limits.documentChunksMax, stop);
+      const read = chunksOf(
+        file.path,
+        file.filename,
+        options.chunkCharacters ?? null,
+        limits.documentChunksMax,
+        signal,
+      );
       for await (const { text } of read) {
         chunks += 1;
         yield [{ line: chunks, example: { kind: 'completion', prompt: '', completion: text } }];
@@ -165,20 +171,15 @@ export async function* chunksOf(
   filename: string,
   chunkCharacters: number | null,
   chunksMax: number,
-  stop: Int32Array,
+  signal: AbortSignal,
 ): AsyncGenerator<Chunk> {
   const kind = documentKindOf(filename);
   if (kind === null) throw new IngestFailure('invalid_file_format', `"${filename}" is no document that can be read.`);
-  const abort = new AbortController();
-  const watch = setInterval(() => {
-    if (Atomics.load(stop, 0) !== 0) abort.abort();
-  }, 100);
-  watch.unref();
   let chunks = 0;
   try {
-    const options = { chunkCharacters: chunkCharacters ?? CHUNK_CHARACTERS, signal: abort.signal };
+    const options = { chunkCharacters: chunkCharacters ?? CHUNK_CHARACTERS, signal };
     for await (const chunk of readDocument(path, kind, options)) {
-      checkStop(stop);
+      checkStop(signal);
       chunks += 1;
       if (chunks > chunksMax) {
         const message = `The document has more than ${chunksMax} parts, the most that are taken. Split it. Nothing of it was kept.`;
@@ -187,10 +188,8 @@ export async function* chunksOf(
       yield chunk;
     }
   } catch (error) {
-    checkStop(stop);
+    checkStop(signal);
     if (error instanceof DocumentError) throw new IngestFailure(`document_${error.code}`, error.message);
     throw error;
-  } finally {
-    clearInterval(watch);
   }
 }

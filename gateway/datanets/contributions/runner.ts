@@ -2,6 +2,7 @@
  * Sees contributions through: uploaded → processing → ready or failed. What fails leaves no row behind; what a crash interrupts is cleaned and
  * read again at the next start. Of one Datanet one contribution is read at a time, so that two that bring nearly the same are compared.
  */
+import { access } from 'node:fs/promises';
 import type { LogKey } from '../../../daemon/evidence.ts';
 import type { ContributionRow, DatanetRow } from '../../db/datanet-schema.ts';
 import type { FileStorage } from '../../factory/files/storage.ts';
@@ -27,7 +28,6 @@ export interface ContributionsDeps {
 }
 
 interface Drive {
-  stop: Int32Array;
   abort: AbortController;
   ended: Promise<void>;
 }
@@ -53,28 +53,28 @@ export class Contributions {
     this.bytesPerDay = deps.bytesPerDay ?? limits.contributionBytesPerDay;
   }
 
-  /** Without exclusive use of the database, what is under way may be another gateway's. */
+  /** Where gateways share a database, a contribution is whose folder has its file. */
   async start(options: { exclusive: boolean }): Promise<void> {
-    if (!options.exclusive) return;
     const { rows, storage, log } = this.#deps;
     await storage
       .sweep((ids) => rows.known(ids))
       .catch((error: unknown) => log.error({ err: error }, 'the sweep of contributed files failed'));
-    for (const row of await rows.underWay()) this.drive(row.id);
+    for (const { id } of await rows.underWay()) {
+      if (options.exclusive || (await isThere(storage.path(fileIdOf(id))))) this.drive(id);
+    }
   }
 
   async stop(): Promise<void> {
     this.#stopping = true;
     const drives = [...this.#drives.values()];
-    for (const drive of drives) halt(drive);
+    for (const drive of drives) drive.abort.abort();
     await Promise.all(drives.map(({ ended }) => ended));
   }
 
   /** In the background; never throws. */
   drive(id: string): void {
     if (this.#stopping || this.#drives.has(id)) return;
-    const stop = new Int32Array(new SharedArrayBuffer(4));
-    const drive: Drive = { stop, abort: new AbortController(), ended: Promise.resolve() };
+    const drive: Drive = { abort: new AbortController(), ended: Promise.resolve() };
     drive.ended = this.#see(id, drive)
       .catch((error: unknown) => {
         if (!drive.abort.signal.aborted)
@@ -97,7 +97,7 @@ export class Contributions {
     if (!(await this.rows.beginRemoval(row.id))) return (await this.rows.get(row.id)) === null;
     const running = this.#drives.get(row.id);
     if (running !== undefined) {
-      halt(running);
+      running.abort.abort();
       await running.ended;
     }
     this.drive(row.id);
@@ -140,22 +140,22 @@ export class Contributions {
     clean: () => Promise<void>,
   ): Promise<IngestResult> {
     const { ingester, key, storage } = this.#deps;
-    const { stop } = drive;
     const path = storage.path(fileIdOf(row.id));
     const file = { type: 'file' as const, path, filename: row.filename, bytes: row.bytes };
     const { questions } = row.options;
-    const source = questions === undefined ? file : await writeQuestions(this.#services(), this.#deps, row, drive);
+    const source =
+      questions === undefined ? file : await writeQuestions(this.#services(), this.#deps, row, drive.abort.signal);
     return this.#alone(datanet.id, drive, async () => {
-      // What a process before this one stored of it, or this one before a crash of its thread.
+      // What a process before this one stored of it, or this one before its process died.
       await clean();
-      return ingester.ingest({
+      const job = {
         datanet: { seq: datanet.seq, id: datanet.id, kind: datanet.kind, languages: datanet.languages },
         contribution: { id: row.id, contributor: row.contributor, licence: row.licence, createdAt: row.createdAt },
         source,
         options: row.options,
         privateKey: key.privateKey,
-        stop,
-      });
+      };
+      return ingester.ingest(job, drive.abort.signal);
     });
   }
 
@@ -180,7 +180,9 @@ export class Contributions {
   }
 }
 
-function halt(drive: Drive): void {
-  Atomics.store(drive.stop, 0, 1);
-  drive.abort.abort();
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }

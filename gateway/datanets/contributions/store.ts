@@ -4,14 +4,11 @@
  * removed with the rest of its contribution.
  */
 import type { Client, InStatement, InValue } from '@libsql/client';
-import type { KeyObject } from 'node:crypto';
 import type { ContributionRow, RowReason } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
 import { bandsOf } from '../validation/minhash.ts';
-import { LEAF_TYPE, leafOf } from '../versions/leaf.ts';
-import type { IngestJob } from './messages.ts';
 import type { Likeness } from './near-duplicates.ts';
-import type { Prepared } from './prepare.ts';
+import type { Context, Prepared } from './prepare.ts';
 
 /** The word that a Datanet's rows have in common in the full text. */
 export function netWord(datanetSeq: number): string {
@@ -36,33 +33,19 @@ const TUPLE = `(${COLUMNS.split(',')
 /** @returns the row numbers of those that were stored; null: another contribution was faster with the same content. */
 export async function storeRows(
   client: Client,
-  job: Pick<IngestJob, 'datanet' | 'contribution'> & { privateKey: KeyObject; generatedBy: string | null },
+  context: Context,
   batch: readonly Prepared[],
   alike: readonly (Likeness | null)[],
 ): Promise<(number | null)[]> {
   if (batch.length === 0) return [];
-  const { datanet, contribution, generatedBy } = job;
-  const time = new Date(contribution.createdAt).toISOString();
+  const { datanet, contribution, generatedBy } = context;
   const args: InValue[] = [];
   batch.forEach((row, index) => {
     const likeness = alike[index] ?? null;
     const { score, reasons } = judged(row, likeness);
-    const leaf = leafOf(
-      {
-        type: LEAF_TYPE,
-        datanet: datanet.id,
-        content: row.hash,
-        contributor: contribution.contributor,
-        contribution: contribution.id,
-        licence: contribution.licence,
-        time,
-        generated_by: generatedBy,
-      },
-      job,
-    );
     args.push(datanet.id, contribution.id, contribution.contributor, row.content, row.content.length, row.hash);
     args.push(generatedBy, score, JSON.stringify(reasons), row.language, likeness?.seq ?? null, 'pending');
-    args.push(leaf.entry, leaf.hash, contribution.createdAt);
+    args.push(row.entry, row.leafHash, contribution.createdAt);
   });
   const inserted = await client.execute({
     sql: `INSERT INTO datanet_rows (${COLUMNS}) VALUES ${batch.map(() => TUPLE).join(', ')}
@@ -92,30 +75,22 @@ function belongings(
   const net = netWord(datanetSeq);
   const texts: InValue[] = [];
   const signatures: InValue[] = [];
-  const bands: [number, number][] = [];
   const repeats: [number, number][] = [];
   batch.forEach((row, index) => {
     const seq = numbers[index] ?? null;
     if (seq === null) return;
-    texts.push(seq, net, row.text);
+    texts.push(seq, net, row.words);
     signatures.push(seq, row.signature);
-    for (const band of row.bands) bands.push([band, seq]);
     const original = alike[index]?.index;
     const repeated = original == null ? null : (numbers[original] ?? null);
     if (repeated !== null) repeats.push([seq, repeated]);
   });
   if (signatures.length === 0) return [];
-  // In the order of the index, so that neighbours are written together.
-  bands.sort((a, b) => a[0] - b[0]);
   const rows = signatures.length / 2;
   const tuples = (tuple: string) => Array.from({ length: rows }, () => tuple).join(', ');
   const statements: InStatement[] = [
     { sql: `INSERT INTO datanet_rows_text (rowid, net, body) VALUES ${tuples('(?, ?, ?)')}`, args: texts },
     { sql: `INSERT INTO datanet_signatures (row, signature) VALUES ${tuples('(?, ?)')}`, args: signatures },
-    {
-      sql: `INSERT OR IGNORE INTO datanet_bands (band, row) SELECT value ->> 0, value ->> 1 FROM json_each(?)`,
-      args: [JSON.stringify(bands)],
-    },
   ];
   if (repeats.length > 0)
     statements.push({

@@ -1,8 +1,7 @@
-/** One task of the thread that reads contributions; errors come back as data, since their class does not survive the way between threads. */
-import type { Client } from '@libsql/client';
+/** One task of the process that reads contributions; errors come back as data, since their class does not survive the way between processes. */
 import type { ContributionProblem } from '../../db/datanet-schema.ts';
 import type { Chunk } from '../documents/read.ts';
-import { ingest } from './ingest.ts';
+import { type IngestDeps, ingest } from './ingest.ts';
 import { IngestFailure, type IngestResult, IngestStopped, type IngestTask } from './messages.ts';
 import { chunksOf } from './records.ts';
 import { removeRows } from './store.ts';
@@ -14,20 +13,20 @@ export type Outcome<T> =
 
 export async function work(
   task: IngestTask,
-  client: Client,
+  deps: IngestDeps,
 ): Promise<Outcome<IngestResult> | Outcome<Chunk[]> | Outcome<null>> {
   try {
     switch (task.type) {
       case 'ingest':
-        return { ok: await ingest(task, { client }) };
+        return { ok: await ingest(task, deps) };
       case 'chunks': {
         const chunks: Chunk[] = [];
-        for await (const chunk of chunksOf(task.path, task.filename, task.chunkCharacters, task.chunksMax, task.stop))
+        for await (const chunk of chunksOf(task.path, task.filename, task.chunkCharacters, task.chunksMax, deps.signal))
           chunks.push(chunk);
         return { ok: chunks };
       }
       case 'remove':
-        await removeRows(client, task.contributionId, task.datanetSeq);
+        await removeRows(deps.client, task.contributionId, task.datanetSeq);
         return { ok: null };
     }
   } catch (error) {

@@ -1,14 +1,13 @@
 /** Rows of a Datanet: list, one, statistics. */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import type { DataRow, DatanetRow } from '../../db/datanet-schema.ts';
+import type { DatanetRow, DataRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { datanetOf, type Found, standingIn } from '../of.ts';
 import { mayRead, type Reader, ROW_STATES } from './data-rows.ts';
-import { statisticsOf } from './statistics.ts';
 
 export const rowView = z
   .object({
@@ -94,8 +93,8 @@ export function viewOfRow(row: DataRow): z.output<typeof rowView> {
 }
 
 export function readerOf(found: Found): Reader {
-  const { standing, principal } = found;
-  return { governs: standing.governs, reads: standing.reads, userId: principal.userId };
+  const { datanet, standing, principal } = found;
+  return { governs: standing.governs, reads: standing.reads, userId: principal.userId, version: datanet.version };
 }
 
 export async function listRows(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -167,6 +166,6 @@ export const statisticsView = z
 export async function getStatistics(services: Services, c: Context<AppEnv>): Promise<Response> {
   const { datanet, standing } = await datanetOf(services, c, 'sees');
   const scope = standing.governs ? 'all' : 'published';
-  const statistics = await statisticsOf(services.datanets.db.$client, datanet, scope === 'published');
+  const statistics = await services.datanets.statistics.of(datanet, scope === 'published');
   return c.json({ object: 'datanet.statistics', datanet: datanet.id, scope, ...statistics });
 }

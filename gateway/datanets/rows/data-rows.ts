@@ -15,6 +15,8 @@ export interface Reader {
   governs: boolean;
   reads: boolean;
   userId: string | null;
+  /** Newest version: one that is being made is nobody's to see. */
+  version: number;
 }
 
 export interface RowFilter {
@@ -92,8 +94,11 @@ export class DataRows {
     }
     const own = filter.contributor !== null && filter.contributor === reader.userId;
     if (!reader.governs && !own) {
-      if (reader.reads) where.push(readable(filter.version));
-      else where.push('contributor = :user');
+      if (reader.reads) {
+        where.push('added_in <= :newest');
+        if (filter.version === null) where.push(`state = 'approved' AND (removed_in IS NULL OR removed_in > :newest)`);
+        args.newest = reader.version;
+      } else where.push('contributor = :user');
     }
     const states = filter.state === null ? statesOf(filter.version) : [filter.state];
     const select = (index: string, extra: string) =>
@@ -103,7 +108,9 @@ export class DataRows {
     if (filter.contribution !== null) {
       args.contribution = filter.contribution;
       sql = select('datanet_rows_contribution', `contribution_id = :contribution AND state IN (${listed})`);
-    } else if (own || (!reader.governs && !reader.reads)) {
+    } else if (filter.contributor !== null) {
+      sql = select('datanet_rows_contributor', `contributor = :contributor AND state IN (${listed})`);
+    } else if (!reader.governs && !reader.reads) {
       sql = select('datanet_rows_contributor', `contributor = :user AND state IN (${listed})`);
     } else {
       const parts = states.map((state) => `SELECT * FROM (${select('datanet_rows_state', `state = '${state}'`)})`);
@@ -114,13 +121,6 @@ export class DataRows {
   }
 }
 
-/** What readers see: the newest version, or the version they ask for. */
-function readable(version: number | null): string {
-  return version === null
-    ? `state = 'approved' AND added_in IS NOT NULL AND removed_in IS NULL`
-    : 'added_in IS NOT NULL';
-}
-
 function statesOf(version: number | null): readonly DataRow['state'][] {
   return version === null ? ROW_STATES : ['approved', 'withdrawn'];
 }
@@ -129,5 +129,5 @@ function statesOf(version: number | null): readonly DataRow['state'][] {
 export function mayRead(reader: Reader, row: Pick<DataRow, 'contributor' | 'state' | 'addedIn'>): boolean {
   if (reader.governs || (reader.userId !== null && row.contributor === reader.userId)) return true;
   // What was published stays readable in the versions it is in.
-  return reader.reads && row.addedIn !== null;
+  return reader.reads && row.addedIn !== null && row.addedIn <= reader.version;
 }

@@ -6,7 +6,7 @@ import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { datanetOf } from '../of.ts';
 import { readerOf, rowIdOf, rowView, viewOfRow } from '../rows/api.ts';
-import { matchOrRefuse } from './query.ts';
+import { phrasesOf } from './query.ts';
 
 export const searchQuery = z.object({
   q: z.string().min(1).max(limits.datanetQueryCharactersMax),
@@ -36,10 +36,10 @@ export const searchAnswer = z
 
 export async function searchRows(services: Services, c: Context<AppEnv>): Promise<Response> {
   const query = parseWith(searchQuery, c.req.query());
-  const match = matchOrRefuse(query.q);
+  const phrases = phrasesOf(query.q);
   const found = await datanetOf(services, c, 'reads');
   const { search, rows } = services.datanets;
-  const { hits, bounded } = await search.find(found.datanet, readerOf(found), match, query.limit);
+  const { hits, bounded } = await search.find(found.datanet, readerOf(found), phrases, query.limit);
   const bySeq = new Map((await rows.bySeq(hits.map(({ seq }) => seq))).map((row) => [row.seq, row]));
   const data = hits.flatMap(({ seq, score, snippet }) => {
     const row = bySeq.get(seq);

@@ -4,19 +4,21 @@ import { limits } from '../../limits.ts';
 
 const WORD = /[\p{L}\p{N}]/u;
 
-/** Every word must be there; text in double quotes is a phrase. Whatever else FTS5 knows (AND, NEAR, columns, *) is plain text here. null: no words. */
-export function matchOf(text: string): string | null {
-  const words: string[] = [];
+/**
+ * Words, and phrases in double quotes, all of which must be there. Whatever else FTS5 knows (AND, NEAR, columns, *) is plain text here.
+ * @throws ApiError 400 when there is nothing to search for.
+ */
+export function phrasesOf(text: string, param = 'q'): string[] {
+  const phrases: string[] = [];
   for (const [, phrase, word] of text.replaceAll('\u0000', ' ').matchAll(/"([^"]*)"?|([^\s"]+)/g)) {
     const one = phrase ?? word ?? '';
-    if (WORD.test(one)) words.push(`"${one}"`);
+    if (WORD.test(one)) phrases.push(one);
   }
-  return words.length === 0 ? null : words.slice(0, limits.datanetQueryWordsMax).join(' ');
+  if (phrases.length > 0) return phrases.slice(0, limits.datanetQueryWordsMax);
+  throw badRequest(param, 'invalid_value', `Invalid '${param}': it has no letter or digit to search for.`);
 }
 
-/** @throws ApiError 400 when there is nothing to search for. */
-export function matchOrRefuse(text: string, param = 'q'): string {
-  const match = matchOf(text);
-  if (match !== null) return match;
-  throw badRequest(param, 'invalid_value', `Invalid '${param}': it has no letter or digit to search for.`);
+/** @param phrases without double quotes */
+export function matchOf(phrases: readonly string[]): string {
+  return phrases.map((phrase) => `"${phrase}"`).join(' ');
 }

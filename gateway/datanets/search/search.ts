@@ -5,10 +5,10 @@
 import type { Client } from '@libsql/client';
 import type { DataRow } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
-import { netWord } from '../contributions/store.ts';
 import { mayRead, type Reader } from '../rows/data-rows.ts';
 import { textOf } from '../validation/text.ts';
-import { bm25, count, type Snippet, snippetOf, wordsOfMatch } from './words.ts';
+import { matchOf } from './query.ts';
+import { bm25, count, indexed, type Snippet, snippetOf, wordsOf } from './words.ts';
 
 export interface Hit {
   seq: number;
@@ -32,7 +32,13 @@ export class Search {
     this.#client = client;
   }
 
-  async find(datanet: { id: string; seq: number }, reader: Reader, match: string, limit: number): Promise<Hits> {
+  async find(
+    datanet: { id: string; seq: number },
+    reader: Reader,
+    phrases: readonly string[],
+    limit: number,
+  ): Promise<Hits> {
+    const match = matchOf(phrases.map((phrase) => indexed(phrase, datanet.seq)));
     const candidates: number[] = [];
     let after = Number.MAX_SAFE_INTEGER;
     let examined = 0;
@@ -49,7 +55,7 @@ export class Search {
       }
     }
     bounded ||= candidates.length >= limits.searchRankedMax;
-    const hits = await this.#ranked(candidates.slice(0, limits.searchRankedMax), wordsOfMatch(match), limit);
+    const hits = await this.#ranked(candidates.slice(0, limits.searchRankedMax), wordsOf(phrases), limit);
     return { hits, bounded };
   }
 
@@ -58,7 +64,7 @@ export class Search {
       sql: `SELECT r.seq AS seq, r.contributor AS contributor, r.state AS state, r.added_in AS added_in
         FROM (SELECT rowid FROM datanet_rows_text WHERE datanet_rows_text MATCH ?1 AND rowid < ?2 ORDER BY rowid DESC LIMIT ?3) found
         CROSS JOIN datanet_rows r ON r.seq = found.rowid AND r.datanet_id = ?4`,
-      args: [`net : ${netWord(datanet.seq)} AND body : (${match})`, after, limits.searchRankedMax, datanet.id],
+      args: [`body : (${match})`, after, limits.searchRankedMax, datanet.id],
     });
     return rows.map((row) => ({
       seq: Number(row.seq),

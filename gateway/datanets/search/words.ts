@@ -1,15 +1,35 @@
-/** Words as the full-text index knows them (FTS5's unicode61 without diacritics), for ranking and for showing where they are. */
+/**
+ * Words as the full-text index knows them. In the index each word of a row carries the number of its Datanet (`d7xriver`), so that a word's list
+ * holds the rows of one Datanet and nothing has to be intersected; scripts that write no spaces are indexed character by character, so that
+ * what is searched in them is a phrase. FTS5's unicode61 folds case and diacritics of both, the index and the query, alike.
+ */
 
-const WORD = /[\p{L}\p{N}\p{M}\p{Co}]+/gu;
+/** Letters, digits and what belongs to them: unicode61's own classes. */
+const RUN = /[\p{L}\p{N}\p{M}\p{Co}]+/gu;
+const SPACELESS = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Thai}\p{scx=Laoo}\p{scx=Khmr}\p{scx=Mymr}]/u;
+const SPACELESS_RUN =
+  /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Thai}\p{scx=Laoo}\p{scx=Khmr}\p{scx=Mymr}](?:(?![\p{scx=Han}\p{scx=Hira}\p{scx=Kana}])\p{M})*|(?:(?![\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Thai}\p{scx=Laoo}\p{scx=Khmr}\p{scx=Mymr}])[\p{L}\p{N}\p{M}\p{Co}])+/gu;
 const MARKS = /\p{M}+/gu;
+
+function runsOf(text: string): RegExp {
+  return SPACELESS.test(text) ? SPACELESS_RUN : RUN;
+}
+
+/** The text as it goes into the index, and a phrase of a query as it is looked up there. */
+export function indexed(text: string, datanetSeq: number): string {
+  const prefix = ` d${datanetSeq}x`;
+  let words = '';
+  for (const [word] of text.matchAll(runsOf(text))) words += prefix + word;
+  return words;
+}
 
 function folded(word: string): string {
   return word.normalize('NFD').replace(MARKS, '').toLowerCase();
 }
 
-/** The words of an FTS5 query made by query.ts. */
-export function wordsOfMatch(match: string): Set<string> {
-  return new Set([...match.matchAll(WORD)].map(([word]) => folded(word)));
+/** The words of phrases that are looked for. */
+export function wordsOf(phrases: readonly string[]): Set<string> {
+  return new Set(phrases.flatMap((phrase) => [...phrase.matchAll(runsOf(phrase))].map(([word]) => folded(word))));
 }
 
 export interface Counted {
@@ -22,7 +42,7 @@ export interface Counted {
 export function count(text: string, words: ReadonlySet<string>): Counted {
   const counts = new Map<string, number>();
   let length = 0;
-  for (const [found] of text.matchAll(WORD)) {
+  for (const [found] of text.matchAll(runsOf(text))) {
     length += 1;
     const word = folded(found);
     if (words.has(word)) counts.set(word, (counts.get(word) ?? 0) + 1);
@@ -63,7 +83,7 @@ const HIGHLIGHTS_MAX = 20;
 /** The surroundings of the first word that is found; the beginning where none is. */
 export function snippetOf(text: string, words: ReadonlySet<string>): Snippet {
   let first = 0;
-  for (const found of text.matchAll(WORD)) {
+  for (const found of text.matchAll(runsOf(text))) {
     if (!words.has(folded(found[0]))) continue;
     first = found.index;
     break;
@@ -73,7 +93,7 @@ export function snippetOf(text: string, words: ReadonlySet<string>): Snippet {
   const head = start > 0 ? '…' : '';
   const shown = `${head}${text.slice(start, end)}${end < text.length ? '…' : ''}`;
   const highlights: [number, number][] = [];
-  for (const found of shown.matchAll(WORD)) {
+  for (const found of shown.matchAll(runsOf(shown))) {
     if (highlights.length >= HIGHLIGHTS_MAX) break;
     if (words.has(folded(found[0]))) highlights.push([found.index, found.index + found[0].length]);
   }

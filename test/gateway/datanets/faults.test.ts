@@ -1,13 +1,12 @@
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Piscina } from 'piscina';
 import { expect, test } from 'vitest';
-import type { Ingester } from '../../../gateway/datanets/contributions/ingester.ts';
+import type { processIngester } from '../../../gateway/datanets/contributions/process-ingester.ts';
 import { chatRows, type DatanetRig, LICENCE, startDatanetRig, type View } from './rig.ts';
 
 const count = async (rig: DatanetRig, sql: string, ...args: (string | number)[]) =>
   Number(Object.values((await rig.database.db.$client.execute({ sql, args })).rows[0] ?? {})[0]);
-const poolOf = (ingester: Ingester) => (ingester as Ingester & { pool: Piscina }).pool;
+type Apart = ReturnType<typeof processIngester>;
 const lines = (rows: unknown[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
 
 async function waitFor(what: () => Promise<boolean>): Promise<void> {
@@ -28,8 +27,8 @@ async function leftOf(rig: DatanetRig, net: View) {
 }
 const NOTHING = { rows: 0, signatures: 0, bands: 0, texts: 0 };
 
-test('in threads: contributions of several people are read, and requests are answered meanwhile', async () => {
-  const rig = await startDatanetRig({ ingestInThreads: true });
+test('in processes of their own: contributions of several people are read, and requests are answered meanwhile', async () => {
+  const rig = await startDatanetRig({ ingestApart: true });
   try {
     const ann = await rig.person('Ann');
     const nets = [await rig.datanet(ann), await rig.datanet(ann)];
@@ -58,16 +57,15 @@ test('in threads: contributions of several people are read, and requests are ans
   }
 });
 
-test('a thread that dies fails its contribution, says so, and leaves nothing half read; the next one is read', async () => {
-  let ingester: Ingester | undefined;
-  const rig = await startDatanetRig({ ingestInThreads: true });
+test('a process that dies fails its contribution, says so, and leaves nothing half read; the next one is read', async () => {
+  const rig = await startDatanetRig({ ingestApart: true });
   try {
-    ingester = rig.app.services.datanets.ingester;
+    const { ingester } = rig.app.services.datanets;
     const ann = await rig.person('Ann');
     const net = await rig.datanet(ann);
     const { id } = await rig.json(await rig.send(ann, net, 'rows.jsonl', lines(chatRows(20_000))), 202);
     await waitFor(async () => (await leftOf(rig, net)).rows > 0);
-    for (const thread of poolOf(ingester).threads) await thread.terminate();
+    for (const { child } of (ingester as Apart).processes) child.kill('SIGKILL');
     await rig.app.services.datanets.contributions.idle();
     expect(await rig.contribution(ann, net, id)).toMatchObject({
       state: 'failed',

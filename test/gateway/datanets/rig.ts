@@ -1,7 +1,7 @@
 /** The gateway's rig with shorthands for Datanets. */
 import { expect } from 'vitest';
-import type { Role } from '../../../gateway/db/people-schema.ts';
 import { Datanets } from '../../../gateway/datanets/datanets.ts';
+import type { Role } from '../../../gateway/db/people-schema.ts';
 import { type Rig, startRig, type TestUser } from '../rig.ts';
 
 export interface View {

@@ -2,5 +2,4 @@
 import { register } from 'tsx/esm/api';
 
 register();
-const { run } = await import('./worker.ts');
-export default run;
+await import('./prepare-worker.ts');
