@@ -14,7 +14,15 @@ import { called } from './refusals.ts';
 
 const STATES = accessRequests.state.enumValues;
 
-const words = (min: number, max: number) => z.string().trim().min(min).max(max);
+/** Controls but for new lines and tabs, what turns the direction of writing, halves of characters: others read these words and decide by them. */
+const UNSEEN = /[\p{Cs}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|(?![\n\r\t])\p{Cc}/u;
+const words = (min: number, max: number) =>
+  z
+    .string()
+    .trim()
+    .min(min)
+    .max(max)
+    .refine((text) => !UNSEEN.test(text), 'it has control characters, or such as turn the direction of writing');
 const reason = words(1, limits.accessReasonCharactersMax);
 
 export const accessRequest = z

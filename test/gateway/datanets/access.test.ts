@@ -68,6 +68,12 @@ describe('asking', () => {
     ['no purpose', { licence_accepted: 'MIT' }, 400, 'missing_required_parameter'],
     ['a purpose without content', { ...ASK, purpose: `${' '.repeat(20)}x` }, 400, 'string_below_min_length'],
     ['a purpose that is a book', { ...ASK, purpose: 'x'.repeat(2001) }, 400, 'string_above_max_length'],
+    [
+      'a purpose that turns the text around',
+      { ...ASK, purpose: 'to train \u202enialp\u202c models' },
+      400,
+      'invalid_value',
+    ],
     ['another licence', { ...ASK, licence_accepted: 'Apache-2.0' }, 409, 'licence_changed'],
     ['other terms', { ...ASK, terms_sha256: '0'.repeat(64) }, 409, 'licence_changed'],
     ['an organisation that is none of theirs', { ...ASK, organization_id: 'org_x' }, 400, 'organization_not_found'],

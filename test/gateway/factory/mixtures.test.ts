@@ -34,10 +34,19 @@ async function accept(user: TestUser, datanet: MadeDatanet): Promise<void> {
   expect(response.status).toBe(200);
 }
 /** @returns the id of the request, approved */
-async function grant(user: TestUser, datanet: MadeDatanet, options: object = {}): Promise<string> {
+async function grant(
+  user: TestUser,
+  datanet: MadeDatanet,
+  options: object = {},
+  organization_id: string | null = null,
+): Promise<string> {
   const { licence } = await datanet.row();
   const path = `/api/datanets/${datanet.id}/access-requests`;
-  const asked = await user.call('POST', path, { purpose: 'to train a model with it', licence_accepted: licence });
+  const asked = await user.call('POST', path, {
+    purpose: 'to train a model with it',
+    licence_accepted: licence,
+    organization_id,
+  });
   expect(asked.status).toBe(201);
   const { id } = (await asked.json()) as { id: string };
   expect((await owner.call('POST', `${path}/${id}/approve`, options)).status).toBe(200);
@@ -261,6 +270,20 @@ describe('permission when a run begins', () => {
     const id = await waiting(datanet);
     expect((await rig.call('PATCH', `/api/users/${builder.id}`, change)).status).toBe(200);
     await failsWith(id, word);
+  });
+
+  test('whoever leaves the organisation that has access has it no longer', async () => {
+    const datanet = await fixture.make({ user: owner.id }, { visibility: 'permissioned' });
+    await datanet.publish(chatExamples(12));
+    const made = await owner.call('POST', '/api/organizations', { name: `Bakers ${datanet.id.slice(3, 12)}` });
+    expect(made.status, await made.clone().text()).toBe(201);
+    const { id: organization } = (await made.json()) as { id: string };
+    const member = `/api/organizations/${organization}/members/${builder.id}`;
+    expect((await owner.call('PUT', member, { role: 'member' })).status).toBe(201);
+    await grant(builder, datanet, {}, organization);
+    const id = await waiting(datanet);
+    expect((await owner.call('DELETE', member)).status).toBe(200);
+    await failsWith(id, /no access/);
   });
 
   test('revoked while its files are validated: the run is never put', async () => {
@@ -513,6 +536,9 @@ describe('what stays on record', () => {
     expect((await owner.call('GET', path)).status).toBe(404);
     expect((await contributor.call('GET', '/api/adapters/ft:none/sources')).status).toBe(404);
     expect((await builder.call('GET', `${path.replace('/sources', ':ckpt-step-2/sources')}`)).status).toBe(200);
+    // A personal key deletes what its user made; the record of it stays.
+    expect(await rig.client(builder.credential).models.delete(model)).toMatchObject({ deleted: true });
+    expect((await builder.call('GET', path)).status).toBe(200);
   });
 
   test('a withdrawal marks the adapters that were trained on the row, with how many; and none that sampled others', async () => {
