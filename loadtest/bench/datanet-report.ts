@@ -81,6 +81,7 @@ export function datanetReport(
     notes: [
       `${refused} of the rows are repetitions and were refused, as they should be. The product used ${number(cpuSeconds)} s of CPU from upload to version.`,
       'Requests go over HTTP on the same machine, one after the other; times are until the last byte. The catalogue is written into the database directly.',
+      'Memory is that of the gateway and the processes it starts to read contributions; pages that several share count once.',
       measured.whole
         ? `The large file became ${measured.rows} rows.`
         : `The large file was taken back after ${options.readSeconds} s of reading.`,

@@ -2,7 +2,7 @@
  * `npm run bench -- datanets`: a Datanet of 100,000 rows from upload to published version, search in it, a catalogue of 10,000 Datanets,
  * the memory of the gateway while a large file comes in, and what it costs to find out who may do what. Against the running product.
  */
-import { createWriteStream, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { createWriteStream, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
@@ -51,7 +51,7 @@ export const DATANET_QUICK = {
   checks: 200,
 };
 
-const RSS_POLL_MS = 50;
+const MEMORY_POLL_MS = 200;
 /** As long as 250,000 of them, the most that a contribution may have, make a little more than 500 MB. */
 const LONG_ROW_BYTES = 2_200;
 const MB = 1e6;
@@ -240,11 +240,28 @@ export interface Memory {
   readSeconds: number;
 }
 
-/** Resident bytes of the gateway with its threads (Linux; NaN elsewhere). */
-function residentBytes(pid: number): number {
+/** A process and all that descend from it (Linux). */
+function family(root: number): number[] {
+  const found = [root];
+  for (let i = 0; i < found.length; i++) {
+    const threads = `/proc/${found[i]}/task`;
+    for (const thread of readdirSync(threads))
+      found.push(
+        ...readFileSync(`${threads}/${thread}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number),
+      );
+  }
+  return found;
+}
+
+/** Bytes in memory of the gateway and the processes it started; pages that several share count once (Linux; NaN elsewhere). */
+function residentBytes(gateway: number): number {
   try {
-    return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+    const kilobytes = family(gateway).map((pid) =>
+      Number(/^Pss:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1]),
+    );
+    return kilobytes.reduce((sum, one) => sum + one, 0) * 1024;
   } catch {
+    // One of them ended while it was looked at, or this is not Linux.
     return Number.NaN;
   }
 }
@@ -257,8 +274,9 @@ async function memory(server: OurServer, api: Api, options: DatanetOptions, fold
   const { id } = await create(api, 'Large', 'permissioned');
   let most = 0;
   const timer = setInterval(() => {
-    most = Math.max(most, residentBytes(pid));
-  }, RSS_POLL_MS);
+    const now = residentBytes(pid);
+    if (now > most) most = now;
+  }, MEMORY_POLL_MS);
   const peak = () => {
     const found = most;
     most = 0;

@@ -31,6 +31,8 @@ export interface TrainBenchOptions {
     /** The padded set-up fills every example up to so many tokens. */
     padTo: number;
     paddedSteps: number;
+    /** Races of the two, each with other examples. */
+    races: number;
     /** After so many steps prefix tuning's validation loss is the mark that LoRA has to reach. */
     steps: number;
     /** Prefix tuning's learning rates: the best after so many steps is the one that goes on. */
@@ -64,6 +66,7 @@ export const TRAIN_DEFAULTS: Omit<TrainBenchOptions, 'modelPath'> = {
     speedSteps: 4,
     padTo: 512,
     paddedSteps: 2,
+    races: 3,
     steps: 300,
     trialSteps: 60,
     rates: [3e-3, 1e-2, 3e-2],
@@ -89,6 +92,7 @@ export const TRAIN_QUICK: Partial<TrainBenchOptions> = {
     speedSteps: 2,
     padTo: 192,
     paddedSteps: 2,
+    races: 1,
     steps: 6,
     trialSteps: 2,
     rates: [1e-2, 3e-2],

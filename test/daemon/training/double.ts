@@ -106,6 +106,9 @@ export class DoubleTrainer implements Trainer {
     this.gradient.fill(0);
   }
 
+  longestHoldMs(): number {
+    return 0;
+  }
   close(): void {
     this.closed = true;
   }
