@@ -65,6 +65,7 @@ test('/api/models tells kind, size, tier, pin, digest and age of each model, but
       created: model.created,
       tier: null,
       pinned: null,
+      marks: 0,
     },
     ...['poet', 'clerk'].map((id) => ({
       object: 'model',
@@ -75,6 +76,7 @@ test('/api/models tells kind, size, tier, pin, digest and age of each model, but
       created: 1_700_000_000,
       tier: 'slot',
       pinned: false,
+      marks: 0,
     })),
   ]);
   const { credential } = await rig.key({ models: ['poet'] });
