@@ -296,7 +296,11 @@ describe('over HTTP', () => {
     expect(answer.headers.get('content-type')).toBe(
       'application/ld+json; profile="http://mlcommons.org/croissant/1.1"',
     );
-    const document = (await answer.json()) as Record<string, never>;
+    const document = (await answer.json()) as {
+      distribution: [object];
+      recordSet: [object];
+      citeAs: string;
+    };
     const file = document.distribution[0] as { '@id': string; contentUrl: string; sha256: string; contentSize: string };
     const { pathname, search } = new URL(file.contentUrl);
     const text = await (await ann.call('GET', `${pathname}${search}`)).text();
@@ -342,7 +346,7 @@ describe('over HTTP', () => {
       },
     });
     // BibTeX: braces are balanced, and none is anybody's name.
-    const cited = document.citeAs as unknown as string;
+    const cited = document.citeAs;
     expect(cited).toContain('author = {Ann the owner}');
     expect(cited.split('{').length).toBe(cited.split('}').length);
     const first = (await (await ann.call('GET', path(1, 'format=croissant'))).json()) as object;

@@ -130,25 +130,51 @@ describe.each(['before', 'after'] as const)('killed %s any statement', (when) =>
   });
 });
 
+/** The n-th transaction of several statements fails, before it or with its answer lost; everything else works. */
+function flaky(nth: number, when: 'before' | 'after') {
+  let batches = 0;
+  return new Proxy(bench.client, {
+    get(target, property) {
+      const value: unknown = Reflect.get(target, property, target);
+      if (typeof value !== 'function') return value;
+      const call = value.bind(target) as (...args: unknown[]) => Promise<unknown>;
+      if (property !== 'batch') return call;
+      return async (...args: unknown[]) => {
+        batches += 1;
+        if (batches !== nth) return call(...args);
+        if (when === 'after') await call(...args);
+        throw new Failed('the disk is full');
+      };
+    },
+  });
+}
+
 test('a passing failure is undone at once, without a restart', async () => {
   const datanet = await bench.datanet();
   await bench.add(datanet, completions(3));
   const before = await stateOf(datanet);
-  let failures = 1;
-  const flaky = new Proxy(bench.client, {
-    get(target, property) {
-      const value: unknown = Reflect.get(target, property, target);
-      if (typeof value !== 'function') return value;
-      const call = value.bind(target) as (...args: unknown[]) => unknown;
-      if (property !== 'batch' || failures === 0) return call;
-      failures -= 1;
-      return () => Promise.reject(new Failed('the disk is full'));
-    },
-  });
-  const versions = bench.restarted(flaky);
+  const versions = bench.restarted(flaky(1, 'before'));
   await expect(versions.publish(datanet, 'user_owner', '')).rejects.toThrow(/disk is full/);
   expect(await stateOf(datanet)).toEqual(before);
   expect(await versions.publish(datanet, 'user_owner', '')).toMatchObject({ number: 1, rows: 3 });
+});
+
+test('a version that was published all the same is no failure: only the answer got lost', async () => {
+  const datanet = await bench.datanet();
+  const rows = await bench.add(datanet, completions(3));
+  const one = await bench.restarted(flaky(1, 'after')).publish(datanet, 'user_owner', '');
+  expect(one).toMatchObject({ number: 1, state: 'published', rows: 3 });
+  // Of a withdrawal the first transaction marks, the second publishes; a failure of it after the seal is made good at once.
+  for (const [at, when] of ['after', 'before'].entries()) {
+    const versions = bench.restarted(flaky(2, when as 'after'));
+    const gone = [rows[at] as number];
+    expect(await versions.withdraw(datanet, gone, 'user_giver', 'x', { erase: false })).toMatchObject({
+      number: 2 + at,
+      state: 'published',
+      removed: 1,
+    });
+  }
+  expect(await bench.read(datanet.id)).toMatchObject({ version: 3, rows: 1 });
 });
 
 test('a withdrawal whose marks cannot be written is not published, and is finished by the next one who makes a version', async () => {
