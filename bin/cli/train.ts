@@ -33,6 +33,12 @@ interface Source {
   weight: number;
 }
 
+/** The request for a job, but for model and name. */
+interface Made {
+  job: object;
+  inspection?: Inspection;
+}
+
 interface Inspection {
   report: {
     ok: boolean;
@@ -160,26 +166,25 @@ function tellInspection(inspection: Inspection, { note }: Output): void {
   if (!estimate.fits) throw new CliError('The memory does not suffice. Lower --batch or --context.');
 }
 
-/** A file alone, with its estimate. */
-async function fromFile(
+/** One file or version alone, with its estimate. */
+async function fromOne(
   client: GatewayClient,
   uploads: Uploads,
-  path: string,
+  source: { id: string; kind: string },
   model: string,
   options: TrainOptions,
   output: Output,
-): Promise<{ job: object; inspection: Inspection }> {
-  const { id, kind } = await checkedFile(client, uploads, path, model, output);
-  const settings = settingsOf(options, kind);
+): Promise<Made> {
+  const settings = settingsOf(options, source.kind);
   const validation_file = options.validation === undefined ? undefined : await uploads.add(options.validation);
   const validation = validation_file === undefined ? {} : { validation_file };
-  const body = { file: id, model, ...settings, ...validation };
+  const body = { file: source.id, model, ...settings, ...validation };
   const inspection = (await client.call('POST', '/api/datasets/inspect', body)) as Inspection;
   tellInspection(inspection, output);
-  return { job: { training_file: id, ...validation, ...settings }, inspection };
+  return { job: { training_file: source.id, ...validation, ...settings }, inspection };
 }
 
-/** Versions of Datanets, and a file if one is named. They were checked when they were reviewed, so only the file is looked at. */
+/** Versions of Datanets, and a file if one is named. What is mixed is not estimated before the job is made. */
 async function fromDatanets(
   client: GatewayClient,
   uploads: Uploads,
@@ -187,30 +192,30 @@ async function fromDatanets(
   model: string,
   options: TrainOptions,
   output: Output,
-): Promise<{ job: object }> {
-  const sources: Source[] = [];
+): Promise<Made> {
+  const mixture: Source[] = [];
   let kind = '';
   for (const named of options.datanet ?? []) {
     const { datanet, version, weight } = await findVersion(client, named);
-    sources.push({ file: `file-${datanet.id}-v${version}`, weight });
+    // The server says the same when the job is made, but a file would have been sent by then.
+    if (datanet.access.training !== 'allowed')
+      throw new CliError(`You may not train on "${datanet.name}" now. ${datanet.access.message}`);
+    mixture.push({ file: `file-${datanet.id}-v${version}`, weight });
     kind = datanet.kind;
     output.note(`"${datanet.name}" version ${version}, ${datanet.licence}, weight ${weight}.`);
   }
   if (path !== undefined) {
-    const file = await checkedFile(client, uploads, path, model, output);
-    sources.push({ file: file.id, weight: options.fileWeight ?? 1 });
-    output.note(`${path}, weight ${options.fileWeight ?? 1}.`);
+    const weight = options.fileWeight ?? 1;
+    mixture.push({ file: (await checkedFile(client, uploads, path, model, output)).id, weight });
+    output.note(`${path}, weight ${weight}.`);
   }
+  const [only, ...others] = mixture;
+  if (others.length === 0)
+    return await fromOne(client, uploads, { id: only?.file as string, kind }, model, options, output);
+  if (options.dryRun) throw new CliError('--dry-run looks at one file or version alone, not at a mixture.');
   const validation_file = options.validation === undefined ? undefined : await uploads.add(options.validation);
-  const [only, ...others] = sources;
-  const settings = settingsOf(options, kind, others.length > 0 ? sources : undefined);
-  return {
-    job: {
-      ...(others.length === 0 && { training_file: only?.file }),
-      ...(validation_file !== undefined && { validation_file }),
-      ...settings,
-    },
-  };
+  const validation = validation_file === undefined ? {} : { validation_file };
+  return { job: { ...validation, ...settingsOf(options, kind, mixture) } };
 }
 
 /** @returns the exit code. */
@@ -223,14 +228,20 @@ export async function train(
   const { out, note } = output;
   const ofDatanets = (options.datanet ?? []).length > 0;
   if (path === undefined && !ofDatanets) throw new CliError('Name a file to train on, or a Datanet with --datanet.');
-  if (ofDatanets && options.dryRun) throw new CliError('--dry-run looks at a file alone; leave --datanet out.');
   const model = options.base ?? (await baseId(client));
   const uploads = new Uploads(client, options);
   let job: Job;
   try {
-    const made: { job: object; inspection?: Inspection } = ofDatanets
+    const made = ofDatanets
       ? await fromDatanets(client, uploads, path, model, options, output)
-      : await fromFile(client, uploads, path as string, model, options, output);
+      : await fromOne(
+          client,
+          uploads,
+          await checkedFile(client, uploads, path as string, model, output),
+          model,
+          options,
+          output,
+        );
     if (options.dryRun) {
       if (options.json) out(JSON.stringify(made.inspection, null, 2));
       await uploads.remove();

@@ -265,7 +265,10 @@ describe.skipIf(model === null)(
       ];
       await expect(job(mixture)).rejects.toMatchObject({ code: 'licence_not_accepted' });
       expect(await bea.fails('datanets', 'accept-licence', datanet)).toMatch(/add --yes/);
+      expect(await bea.fails('train', '--datanet', datanet)).toMatch(/Accept its licence and terms first/);
       await bea.does('datanets', 'accept-licence', datanet, '--yes');
+      const estimate = JSON.parse(await bea.does('train', '--datanet', `${datanet}@1`, '--dry-run', '--json'));
+      expect(estimate).toMatchObject({ statistics: { examples: ROWS.length }, estimate: { fits: true } });
 
       const created = await job(mixture);
       const done = await until(
