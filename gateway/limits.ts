@@ -220,6 +220,12 @@ export const limits = {
   ingestHeapMb: 192,
   prepareHeapMb: 128,
   ingestIdleMs: 30_000,
+  /** A process that reads says that it lives; one that is silent for so long is ended. One that is asked to stop has less time. */
+  ingestAliveEveryMs: 2_000,
+  ingestSilenceMsMax: 60_000,
+  ingestStopMs: 10_000,
+  /** Judging and signing one batch of rows; it takes a tenth of a second. */
+  prepareMsMax: 60_000,
   /** Rows whose bands are kept back, and bands of one transaction. */
   bandRowsKept: 5_000,
   bandsAtOnce: 5_000,

@@ -54,10 +54,15 @@ export function prepareInThread(): Preparer {
         context,
         rows: rows.map(({ line, content, hash }) => ({ line, content, hash })),
       };
+      const late = () => {
+        // It has nothing to do with the database, so it may be ended wherever it is.
+        void thread.terminate();
+      };
+      const timer = setTimeout(late, limits.prepareMsMax);
       const answer = await new Promise<Answer>((resolve, reject) => {
         waiting.set(question.id, { resolve, reject });
         thread.postMessage(question);
-      });
+      }).finally(() => clearTimeout(timer));
       if (answer.failure !== null) throw new Error(`rows could not be prepared: ${answer.failure}`);
       return unpacked(question, answer);
     },

@@ -28,6 +28,8 @@ class IngestProcess {
   readonly ended: Promise<unknown>;
   gone = false;
   #running: Running | null = null;
+  /** When it last said anything. */
+  #heardAt = 0;
 
   constructor(database: IngestDatabase) {
     const flags = [`--max-old-space-size=${limits.ingestHeapMb}`, '--max-semi-space-size=8', '--import', TSX];
@@ -52,13 +54,25 @@ class IngestProcess {
 
   run(task: WireTask, signal: AbortSignal): Promise<Outcome<unknown>> {
     if (signal.aborted) return Promise.resolve({ stopped: true });
-    const stop = () => this.#say({ type: 'stop' });
+    this.#heardAt = performance.now();
+    const watch = setInterval(() => {
+      if (performance.now() - this.#heardAt > limits.ingestSilenceMsMax) this.child.kill('SIGKILL');
+    }, limits.ingestAliveEveryMs);
+    let patience: NodeJS.Timeout | undefined;
+    const stop = () => {
+      this.#say({ type: 'stop' });
+      patience = setTimeout(() => this.child.kill('SIGKILL'), limits.ingestStopMs);
+    };
     signal.addEventListener('abort', stop, { once: true });
     return new Promise<Outcome<unknown>>((resolve, reject) => {
       this.#running = { resolve, reject };
       this.#say({ type: 'task', task });
       if (this.gone) this.#over();
-    }).finally(() => signal.removeEventListener('abort', stop));
+    }).finally(() => {
+      clearInterval(watch);
+      clearTimeout(patience);
+      signal.removeEventListener('abort', stop);
+    });
   }
 
   async end(): Promise<void> {
@@ -71,6 +85,8 @@ class IngestProcess {
   }
 
   #told(message: FromProcess): void {
+    this.#heardAt = performance.now();
+    if (message.type === 'alive') return;
     const running = this.#running;
     this.#running = null;
     if (message.type === 'done') running?.resolve(message.outcome);

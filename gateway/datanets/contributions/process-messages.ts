@@ -18,6 +18,7 @@ export type ToProcess =
   | { type: 'stop' };
 
 export type FromProcess =
+  | { type: 'alive' }
   | { type: 'done'; outcome: Outcome<unknown> }
   /** A defect: nothing that a contributor could be told. */
   | { type: 'failed'; message: string };

@@ -1,6 +1,7 @@
 /** A process that reads contributions (see process-ingester.ts). It ends with the gateway that started it. */
 import { createPrivateKey } from 'node:crypto';
 import { type Client, createClient } from '@libsql/client';
+import { limits } from '../../limits.ts';
 import type { IngestTask } from './messages.ts';
 import { prepareInThread } from './preparer.ts';
 import type { FromProcess, IngestDatabase, ToProcess, WireTask } from './process-messages.ts';
@@ -55,5 +56,6 @@ process.on('message', (message: ToProcess) => {
   else void run(message.task);
 });
 process.on('disconnect', () => process.exit(0));
+setInterval(() => say({ type: 'alive' }), limits.ingestAliveEveryMs);
 // Of a terminal's Ctrl-C and of service managers: the gateway says when to stop.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {});

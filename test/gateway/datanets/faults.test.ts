@@ -2,6 +2,7 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { processIngester } from '../../../gateway/datanets/contributions/process-ingester.ts';
+import { limits } from '../../../gateway/limits.ts';
 import { chatRows, type DatanetRig, LICENCE, startDatanetRig, type View } from './rig.ts';
 
 const count = async (rig: DatanetRig, sql: string, ...args: (string | number)[]) =>
@@ -123,6 +124,34 @@ test('a removal that a crash interrupted is brought to its end; files that nobod
     expect(await leftOf(rig, net)).toEqual(NOTHING);
     expect((await ann.call('GET', `/api/datanets/${net.id}/contributions/${done.id}`)).status).toBe(404);
     expect(await readdir(folder)).toEqual([]);
+  } finally {
+    await rig.close();
+  }
+});
+
+test('a process that stands still when it should stop is ended, and taking back ends with it', async () => {
+  const rig = await startDatanetRig({ ingestApart: true });
+  try {
+    const ann = await rig.person('Ann');
+    const net = await rig.datanet(ann);
+    const { id } = await rig.json(await rig.send(ann, net, 'rows.jsonl', lines(chatRows(20_000))), 202);
+    await waitFor(async () => (await leftOf(rig, net)).rows > 0);
+    const { ingester } = rig.app.services.datanets;
+    const children = (ingester as Apart).processes.map(({ child }) => child);
+    // Not inside a transaction: then nobody could write at all.
+    for (let stopped = false; !stopped; ) {
+      for (const child of children) child.kill('SIGSTOP');
+      stopped = await rig.database.db.$client.execute('UPDATE datanets SET rows = rows').then(
+        () => true,
+        () => false,
+      );
+      if (!stopped) for (const child of children) child.kill('SIGCONT');
+      await new Promise((resolve) => setTimeout(resolve, 7));
+    }
+    const started = performance.now();
+    expect((await ann.call('DELETE', `/api/datanets/${net.id}/contributions/${id}`)).status).toBe(200);
+    expect(performance.now() - started).toBeLessThan(2 * limits.ingestStopMs);
+    expect(await leftOf(rig, net)).toEqual(NOTHING);
   } finally {
     await rig.close();
   }
