@@ -1,4 +1,5 @@
 /** What it costs to find out who asks and what they may do: the gateway's own functions on the database of the measured server. */
+import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { Hono } from 'hono';
@@ -38,6 +39,8 @@ export async function authorizationCosts(
     datanets: { key, storage: diskStorage(path.join(dataFolder, 'contributions')) },
     log: createLog({ level: 'error', secrets: [] }),
     openMetrics: false,
+    // As gateway/main.ts has it.
+    sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),
     version: 'bench',
   });
   const costs: AuthorizationCosts = { 'key and scope': [], 'Datanet (standing)': [], 'key, scope and Datanet': [] };
