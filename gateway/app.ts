@@ -19,6 +19,7 @@ import { ApiError, errorResponse, toApiError } from './errors.ts';
 import { AliasRows } from './factory/evaluations/alias-rows.ts';
 import { EvaluationRows } from './factory/evaluations/evaluation-rows.ts';
 import { Factory, type FactoryDeps } from './factory/factory.ts';
+import { askWhenRead } from './http/body.ts';
 import { isClientRequestId, randomId, type Sha256Hex, webSha256Hex } from './http/ids.ts';
 import { limits } from './limits.ts';
 import { writeRecord } from './openai/run.ts';
@@ -203,6 +204,10 @@ function guard(services: Services, route: Route, openMetrics: boolean): Middlewa
       record.keyId = principal.keyId;
     }
     if (route.audit === undefined) return next();
+    const principal = c.get('principal') as Principal | undefined;
+    // Key, session, user and role, once more when the whole body is there: whoever is shut out meanwhile changes nothing.
+    if (principal !== undefined && route.body !== undefined)
+      askWhenRead(c.req.raw, () => services.people.recheck(principal));
     await audited(services, route, c, next);
   };
 }

@@ -13,7 +13,7 @@ import { parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 import type { DatanetPatch } from './datanet-rows.ts';
-import { datanetOf, forbidden, noSuchDatanet, userOf } from './of.ts';
+import { datanetAndBody, datanetOf, forbidden, noSuchDatanet, userOf } from './of.ts';
 import { matchOf, phrasesOf } from './search/query.ts';
 import { spdxExpression } from './spdx.ts';
 import { summaryOf, viewOf } from './view.ts';
@@ -221,8 +221,7 @@ export async function getDatanet(services: Services, c: Context<AppEnv>): Promis
 }
 
 export async function patchDatanet(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const { datanet, principal } = await datanetOf(services, c, 'governs');
-  const body = parseWith(datanetPatchRequest, await readJsonObject(c.req.raw));
+  const { datanet, principal, body } = await datanetAndBody(services, c, 'governs', datanetPatchRequest);
   const { name: givenName, licence, ...rest } = body;
   const patch: DatanetPatch = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
   if (licence !== undefined) patch.licence = spdxExpression(licence);

@@ -1,8 +1,11 @@
 /** The Datanet that a request names, with what its caller may do: what they may not see is not there, what they may not do says why. */
+import type { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { Principal } from '../auth/scopes.ts';
 import type { DatanetRow } from '../db/datanet-schema.ts';
 import { ApiError } from '../errors.ts';
+import { readJsonObject } from '../http/body.ts';
+import { parseWith } from '../http/validate.ts';
 import type { AppEnv, Services } from '../services.ts';
 import type { Standing } from './standing.ts';
 
@@ -35,6 +38,21 @@ export function userOf(principal: Principal): string {
 /** @throws ApiError 404 where the caller does not see it, 403 where they lack `need`. */
 export async function datanetOf(services: Services, c: Context<AppEnv>, need: Need): Promise<Found> {
   return standingIn(services, c.get('principal'), c.req.param('id') ?? '', need);
+}
+
+/**
+ * As datanetOf, with the body of the request. Asked before it is read, so that a stranger learns nothing by what is sent, and again when it
+ * is there: a body may take two minutes to come, and whoever ceased to govern meanwhile decides nothing.
+ */
+export async function datanetAndBody<T extends z.ZodType>(
+  services: Services,
+  c: Context<AppEnv>,
+  need: Need,
+  schema: T,
+): Promise<Found & { body: z.output<T> }> {
+  await datanetOf(services, c, need);
+  const body = parseWith(schema, await readJsonObject(c.req.raw));
+  return { ...(await datanetOf(services, c, need)), body };
 }
 
 /** Asked again, it tells what holds now. */

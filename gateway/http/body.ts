@@ -94,6 +94,14 @@ function broken(cause: unknown): never {
   });
 }
 
+/** What is to be asked again once a request's body is there: it may take long, and what held when it began need not hold then. */
+const whenRead = new WeakMap<Request, () => Promise<void>>();
+
+/** @param check throws where the request is not to be carried out any more. */
+export function askWhenRead(request: Request, check: () => Promise<void>): void {
+  whenRead.set(request, check);
+}
+
 const decoder = new TextDecoder('utf-8', { fatal: true });
 
 /** @throws ApiError 400 (not JSON, not UTF-8, not an object, too deep), 413, 415. */
@@ -107,6 +115,7 @@ export async function readJsonObject(request: Request): Promise<Record<string, u
     throw new ApiError(415, 'invalid_request_error', 'unsupported_media_type', 'Send the body as application/json.');
   }
   const bytes = await readBytes(request, limits.bodyBytesMax);
+  await whenRead.get(request)?.();
   let text: string;
   try {
     text = decoder.decode(bytes);

@@ -125,7 +125,8 @@ export async function exportVersion(services: Services, c: Context<AppEnv>): Pro
         datanet,
         version,
         owner: { type, id, name: names.get(id) ?? '' },
-        base: new URL(c.req.url).origin,
+        // Behind a proxy the request tells an address that nobody else reaches.
+        base: services.people.publicUrl ?? new URL(c.req.url).origin,
         file: await digestOf(services, datanet, version),
       });
       const media = 'application/ld+json; profile="http://mlcommons.org/croissant/1.1"';

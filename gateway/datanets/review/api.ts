@@ -2,12 +2,11 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { badRequest } from '../../errors.ts';
-import { readJsonObject } from '../../http/body.ts';
-import { integer, parseWith } from '../../http/validate.ts';
+import { integer } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { audited } from '../api.ts';
-import { datanetOf, forbidden } from '../of.ts';
+import { datanetAndBody, forbidden } from '../of.ts';
 import { noSuchRow, seqOf } from '../rows/api.ts';
 
 const filter = z.strictObject({
@@ -44,8 +43,7 @@ export const reviewAnswer = z
   .openapi('Review');
 
 export async function reviewRows(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const { datanet, standing, principal } = await datanetOf(services, c, 'governs');
-  const body = parseWith(reviewRequest, await readJsonObject(c.req.raw));
+  const { datanet, standing, principal, body } = await datanetAndBody(services, c, 'governs', reviewRequest);
   if ((body.rows === undefined) === (body.filter === undefined))
     throw badRequest(
       'rows',

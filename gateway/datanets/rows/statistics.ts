@@ -58,11 +58,18 @@ async function statisticsOf(client: Client, datanet: DatanetRow, published: bool
           count(*) AS rows, sum(size) AS total, min(size) AS least, max(size) AS most ${from} GROUP BY 1, 2, 3, 4, 5`,
         args,
       },
-      {
-        sql: `SELECT count(DISTINCT contributor) AS contributors, count(*) AS contributions FROM contributions
-          WHERE datanet_id = ? AND state = 'ready' AND rows > 0`,
-        args: [datanet.id],
-      },
+      // What was contributed since is nobody's to know but theirs who govern: a version tells of its own.
+      published
+        ? {
+            sql: `SELECT statistics ->> 'contributors' AS contributors, statistics ->> 'contributions' AS contributions
+              FROM datanet_versions WHERE datanet_id = ? AND number = ?`,
+            args,
+          }
+        : {
+            sql: `SELECT count(DISTINCT contributor) AS contributors, count(*) AS contributions FROM contributions
+              WHERE datanet_id = ? AND state = 'ready' AND rows > 0`,
+            args,
+          },
     ],
     'read',
   );

@@ -23,7 +23,7 @@ export interface Hits {
   bounded: boolean;
 }
 
-type Facts = Pick<DataRow, 'seq' | 'contributor' | 'state' | 'addedIn'>;
+type Facts = Pick<DataRow, 'seq' | 'contributor' | 'state' | 'addedIn' | 'removedIn'>;
 
 export class Search {
   readonly #client: Client;
@@ -45,7 +45,7 @@ export class Search {
     let bounded = false;
     while (candidates.length < limits.searchRankedMax) {
       const rows = await this.#newest(datanet, match, after);
-      for (const row of rows) if (mayRead(reader, row)) candidates.push(row.seq);
+      for (const row of rows) if (mayFind(reader, row)) candidates.push(row.seq);
       examined += rows.length;
       if (rows.length < limits.searchRankedMax) break;
       after = (rows.at(-1) as Facts).seq;
@@ -61,7 +61,7 @@ export class Search {
 
   async #newest(datanet: { id: string; seq: number }, match: string, after: number): Promise<Facts[]> {
     const { rows } = await this.#client.execute({
-      sql: `SELECT r.seq AS seq, r.contributor AS contributor, r.state AS state, r.added_in AS added_in
+      sql: `SELECT r.seq AS seq, r.contributor AS contributor, r.state AS state, r.added_in AS added_in, r.removed_in AS removed_in
         FROM (SELECT rowid FROM datanet_rows_text WHERE datanet_rows_text MATCH ?1 AND rowid < ?2 ORDER BY rowid DESC LIMIT ?3) found
         CROSS JOIN datanet_rows r ON r.seq = found.rowid AND r.datanet_id = ?4`,
       args: [`body : (${match})`, after, limits.searchRankedMax, datanet.id],
@@ -71,6 +71,7 @@ export class Search {
       contributor: String(row.contributor),
       state: row.state as DataRow['state'],
       addedIn: row.added_in === null ? null : Number(row.added_in),
+      removedIn: row.removed_in === null ? null : Number(row.removed_in),
     }));
   }
 
@@ -92,4 +93,11 @@ export class Search {
     }));
     return hits;
   }
+}
+
+/** Readers search what the newest version holds: a row that was withdrawn stays in the versions of before, but nobody is led to it. */
+function mayFind(reader: Reader, row: Facts): boolean {
+  if (!mayRead(reader, row)) return false;
+  if (reader.governs || row.contributor === reader.userId) return true;
+  return row.removedIn === null || row.removedIn > reader.version;
 }

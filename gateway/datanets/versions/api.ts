@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { DATANET_ROW_PROOF } from '../../../daemon/evidence.ts';
+import { canAccess } from '../../auth/scopes.ts';
 import type { DataRow, DatanetRow, VersionRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
@@ -9,7 +10,7 @@ import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { audited } from '../api.ts';
-import { datanetOf, forbidden, noSuchDatanet } from '../of.ts';
+import { datanetAndBody, datanetOf, forbidden, noSuchDatanet } from '../of.ts';
 import { noSuchRow, noSuchVersion, rowIdOf, seqOf, viewOfRow } from '../rows/api.ts';
 import { viewOfVersion } from './view.ts';
 
@@ -147,11 +148,11 @@ function pageOf(rows: DataRow[], limit: number) {
 }
 
 export async function publishVersion(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const { datanet, principal } = await datanetOf(services, c, 'governs');
-  const { notes } = parseWith(publishRequest, await readJsonObject(c.req.raw));
+  const found = await datanetAndBody(services, c, 'governs', publishRequest);
+  const { datanet, principal } = found;
   audited(c, datanet.id);
   const by = principal.userId ?? principal.keyId;
-  const version = await services.datanets.versions.publish(datanet, by, notes);
+  const version = await services.datanets.versions.publish(datanet, by, found.body.notes);
   audited(c, datanet.id, { version: version.number, rows: version.rows, added: version.added });
   return c.json(viewOfVersion(version, 'whole'), 201);
 }
@@ -228,10 +229,11 @@ export async function withdrawRows(services: Services, c: Context<AppEnv>): Prom
   const { datanets } = services;
   const principal = c.get('principal');
   const id = c.req.param('id') ?? '';
+  // First of all, for what is wrong with it must not tell whether the Datanet is there.
+  const body = parseWith(withdrawalRequest, await readJsonObject(c.req.raw));
   const datanet = id.startsWith('dn_') && id.length <= 64 ? await datanets.records.get(id) : null;
   if (datanet === null) throw noSuchDatanet(id);
   const standing = await datanets.access.standing(principal, datanet);
-  const body = parseWith(withdrawalRequest, await readJsonObject(c.req.raw));
   const named =
     body.contribution === undefined
       ? (body.rows ?? []).map((row) => seqOf(row) as number)
@@ -245,6 +247,11 @@ export async function withdrawRows(services: Services, c: Context<AppEnv>): Prom
     if (!standing.reads || owners.length === 0 || others.some(({ unpublished }) => unpublished))
       throw nothingNamed(body);
     throw forbidden('not_your_rows', 'Only whoever contributed a row, or governs the Datanet, may withdraw it.');
+  }
+  if (others.length > 0 && !canAccess(principal, 'govern')) {
+    const message =
+      'This key lacks the scope `govern`, so it takes out only what its own user contributed, not the rows of others.';
+    throw forbidden('insufficient_scope', message);
   }
   const rows = owners.flatMap((one) => one.rows);
   if (rows.length === 0 || (Array.isArray(named) && rows.length < new Set(named).size)) throw nothingNamed(body);

@@ -95,6 +95,8 @@ export class Versions {
     sizeCalculation: ({ bytes }) => Math.max(1, bytes),
   });
 
+  #treeUnderWay: Promise<unknown> = Promise.resolve();
+
   constructor(deps: VersionsDeps) {
     this.#deps = deps;
     this.#db = deps.db;
@@ -475,6 +477,13 @@ export class Versions {
   async #tree(version: VersionRow): Promise<VersionTree> {
     const known = this.#trees.get(treeKey(version));
     if (known !== undefined) return known;
+    // One at a time, whoever asks: each takes 72 bytes a row, and a hundred who ask for the same need it once.
+    const built = this.#treeUnderWay.then(() => this.#trees.get(treeKey(version)) ?? this.#built(version));
+    this.#treeUnderWay = built.catch(() => {});
+    return built;
+  }
+
+  async #built(version: VersionRow): Promise<VersionTree> {
     const tree = new VersionTree();
     for await (const { seqs, hashes } of leafPages(this.#client, version.datanetId, version.number)) {
       for (const [at, seq] of seqs.entries()) tree.append(seq, hashes.subarray(at * HASH_BYTES, (at + 1) * HASH_BYTES));

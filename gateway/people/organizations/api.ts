@@ -8,7 +8,7 @@ import { displayName } from '../../http/names.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
-import type { Member, MemberRole, OrganizationWithRole, Viewer } from './organizations.ts';
+import type { Member, OrganizationWithRole, Viewer } from './organizations.ts';
 
 const role = z.enum(['owner', 'member']);
 /** Checked further by displayName. */
@@ -46,7 +46,7 @@ export const memberView = z
     organization: z.string(),
     user: z.string(),
     name: z.string(),
-    /** For owners and administrators, and of oneself. */
+    /** For administrators, and of oneself. */
     email: z.string().optional(),
     role,
     /** False: the user was invited and has not come yet, or is disabled. */
@@ -66,12 +66,9 @@ function view({ organization, role: own }: OrganizationWithRole): z.output<typeo
   };
 }
 
-function viewOfMember(
-  { membership, user }: Member,
-  viewer: Viewer,
-  own: MemberRole | null,
-): z.output<typeof memberView> {
-  const seesEmail = viewer.all || own === 'owner' || viewer.userId === user.id;
+function viewOfMember({ membership, user }: Member, viewer: Viewer): z.output<typeof memberView> {
+  // Anybody can make an organisation and put anybody in it, by an id that every Datanet shows: that must not tell addresses.
+  const seesEmail = viewer.all || viewer.userId === user.id;
   return {
     object: 'organization.member',
     organization: membership.organizationId,
@@ -188,7 +185,7 @@ export async function renameOrganization(services: Services, c: Context<AppEnv>)
 }
 
 export async function listMembers(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const { organization, viewer, role: own } = await seen(services, c);
+  const { organization, viewer } = await seen(services, c);
   const query = parseWith(membersQuery, c.req.query());
   const after = query.after === undefined ? null : await services.organizations.member(organization.id, query.after);
   if (query.after !== undefined && after === null)
@@ -199,7 +196,7 @@ export async function listMembers(services: Services, c: Context<AppEnv>): Promi
   });
   return c.json({
     object: 'list',
-    data: found.rows.map((row) => viewOfMember(row, viewer, own)),
+    data: found.rows.map((row) => viewOfMember(row, viewer)),
     first_id: found.rows[0]?.user.id ?? null,
     last_id: found.rows.at(-1)?.user.id ?? null,
     has_more: found.hasMore,
@@ -222,7 +219,7 @@ async function namedMember(services: Services, c: Context<AppEnv>, { organizatio
 
 export async function getMember(services: Services, c: Context<AppEnv>): Promise<Response> {
   const found = await seen(services, c);
-  return c.json(viewOfMember(await namedMember(services, c, found), found.viewer, found.role));
+  return c.json(viewOfMember(await namedMember(services, c, found), found.viewer));
 }
 
 export async function putMember(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -246,7 +243,7 @@ export async function putMember(services: Services, c: Context<AppEnv>): Promise
   await services.factory.askAgain({ owner: userId });
   const member = await services.organizations.member(id, userId);
   if (member === null) throw noSuchMember(who);
-  return c.json(viewOfMember(member, found.viewer, found.role), known === null ? 201 : 200);
+  return c.json(viewOfMember(member, found.viewer), known === null ? 201 : 200);
 }
 
 export async function removeMember(services: Services, c: Context<AppEnv>): Promise<Response> {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { errorOf, type TestUser } from '../rig.ts';
-import { type DatanetRig, LICENCE, startDatanetRig } from './rig.ts';
+import { chatRows, type DatanetRig, LICENCE, startDatanetRig } from './rig.ts';
 
 let rig: DatanetRig;
 let ann: TestUser;
@@ -225,4 +225,17 @@ describe('listing', () => {
   ])('what FTS5 would read into %j is only words', async (q) => {
     expect((await ann.call('GET', `/api/datanets?q=${encodeURIComponent(q)}`)).status).toBe(200);
   });
+});
+
+test('statistics tell readers of what is published, not who else contributed since', async () => {
+  const eve = await rig.person('Eve');
+  const net = await rig.datanet(ann);
+  await rig.contribute(ann, net, chatRows(3, 70_000));
+  await rig.approveAll(ann, net);
+  await rig.publish(ann, net);
+  await rig.contribute(eve, net, chatRows(2, 71_000));
+  const statistics = async (user: TestUser) =>
+    rig.json(await user.call('GET', `/api/datanets/${net.id}/statistics`), 200);
+  expect(await statistics(bob)).toMatchObject({ scope: 'published', rows: 3, contributors: 1, contributions: 1 });
+  expect(await statistics(ann)).toMatchObject({ scope: 'all', rows: 5, contributors: 2, contributions: 2 });
 });

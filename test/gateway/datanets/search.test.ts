@@ -164,3 +164,20 @@ test('pages of rows are complete and without repetition, whatever states they ha
   );
   expect(seenByBob.data.map(({ id }) => id)).toEqual(ids.filter((_, index) => index % 3 === 0));
 });
+
+test('a row that was withdrawn is found by those who govern and by its contributor, by readers no longer', async () => {
+  const eve = await rig.person('Eve');
+  const given = await rig.datanet(ann);
+  await rig.contribute(ann, given, [chatRow(72, 'A newt does not.')]);
+  await rig.approveAll(ann, given);
+  await rig.publish(ann, given);
+  await rig.contribute(eve, given, [chatRow(71, 'The axolotl keeps its gills.')]);
+  await rig.approveAll(ann, given);
+  await rig.publish(ann, given);
+  const [hit] = (await search(bob, given, 'axolotl')).data;
+  const body = { rows: [hit?.id], reason: 'not mine to give' };
+  expect((await eve.call('POST', `/api/datanets/${given.id}/withdrawals`, body)).status).toBe(200);
+  expect((await search(bob, given, 'axolotl')).data).toEqual([]);
+  expect((await search(bob, given, 'newt')).data).toHaveLength(1);
+  for (const user of [ann, eve]) expect((await search(user, given, 'axolotl')).data).toHaveLength(1);
+});

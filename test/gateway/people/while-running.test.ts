@@ -151,3 +151,75 @@ test('a refusal tells nothing was kept', async () => {
   const response = await uploadWhile(byKey(user), () => rig.call('DELETE', `/api/users/${user.id}`));
   expect(await errorOf(response)).toMatchObject({ code: 'no_longer_valid' });
 });
+
+/** A JSON request of which the last byte comes when `meanwhile` is over. */
+async function sendWhile(
+  caller: Caller,
+  method: string,
+  path: string,
+  body: object,
+  meanwhile: () => Promise<unknown>,
+) {
+  const bytes = new TextEncoder().encode(JSON.stringify(body));
+  let part = 0;
+  const stream = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      part += 1;
+      if (part === 1) return controller.enqueue(bytes.subarray(0, -1));
+      await meanwhile();
+      controller.enqueue(bytes.subarray(-1));
+      controller.close();
+    },
+  });
+  const headers = { 'content-type': 'application/json', ...caller.headers };
+  const init = { method, headers, body: stream, duplex: 'half' } as RequestInit;
+  return rig.app.fetch(new Request(`http://gateway.test${path}`, init));
+}
+
+describe('a body that comes slowly', () => {
+  test('an administrator who is disabled meanwhile cannot let themselves in again', async () => {
+    for (const kind of ['key', 'session'] as const) {
+      const user = await rig.user({ role: 'admin' });
+      const caller = kind === 'key' ? byKey(user) : await bySession(user);
+      const address = `/api/users/${user.id}`;
+      const disable = () => rig.call('DELETE', address);
+      const response = await sendWhile(caller, 'PATCH', address, { state: 'active' }, disable);
+      expect(response.status, kind).toBe(401);
+      expect(await (await rig.call('GET', address)).json()).toMatchObject({ state: 'disabled' });
+    }
+  });
+
+  test('a role that is taken meanwhile hands nothing out any more', async () => {
+    const user = await rig.user({ role: 'admin' });
+    const demote = () => rig.call('PATCH', `/api/users/${user.id}`, { role: 'consumer' });
+    const response = await sendWhile(byKey(user), 'POST', '/api/keys', { name: 'kept', scopes: ['admin'] }, demote);
+    expect(response.status).toBe(403);
+  });
+
+  test('whoever ceases to own an organisation meanwhile decides nothing about its Datanets', async () => {
+    const [ann, bob] = [await rig.user({ role: 'builder' }), await rig.user({ role: 'builder' })];
+    const organization = (await (await ann.call('POST', '/api/organizations', { name: 'Slow' })).json()) as {
+      id: string;
+    };
+    const members = `/api/organizations/${organization.id}/members`;
+    await ann.call('PUT', `${members}/${bob.id}`, { role: 'owner' });
+    const fields = { name: 'Slow', kind: 'chat', licence: 'MIT', organization_id: organization.id };
+    const net = (await (await ann.call('POST', '/api/datanets', fields)).json()) as { id: string };
+    const at = `/api/datanets/${net.id}`;
+    const acts = [
+      ['PATCH', at, { summary: 'Mine' }],
+      ['POST', `${at}/review`, { action: 'approve', filter: {} }],
+      ['POST', `${at}/versions`, {}],
+      ['POST', `${at}/withdrawals`, { rows: ['row_1'], reason: 'mine' }],
+      ['POST', `${at}/revoke`, { reason: 'mine' }],
+    ] as const;
+    for (const [method, path, body] of acts) {
+      await ann.call('PUT', `${members}/${bob.id}`, { role: 'owner' });
+      const leave = () => ann.call('DELETE', `${members}/${bob.id}`);
+      const response = await sendWhile(byKey(bob), method, path, body, leave);
+      expect(response.status, path).toBe(404);
+      expect((await errorOf(response)).code, path).toBe('datanet_not_found');
+    }
+    expect(await (await ann.call('GET', at)).json()).toMatchObject({ summary: '', state: 'active', version: 0 });
+  });
+});

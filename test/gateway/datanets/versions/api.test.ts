@@ -301,3 +301,34 @@ test('acts are in the audit log with what they did', async () => {
   ]);
   expect(JSON.parse(rows[2]?.detail as string)).toEqual({ rows: 1, erase: true, version: 3 });
 });
+
+test('a key that may only contribute takes out its user’s rows, and nobody else’s where the user governs', async () => {
+  const { net, bobs, anns } = await withBob(90_000);
+  const { credential } = await rig.key({ userId: ann.id, scopes: ['datanets', 'contribute'] });
+  const withdraw = (rows: string[]) =>
+    rig.call(
+      'POST',
+      `/api/datanets/${net.id}/withdrawals`,
+      { rows, reason: 'gone', erase: true },
+      { authorization: `Bearer ${credential}` },
+    );
+  const refused = await withdraw([...anns, ...bobs]);
+  expect(refused.status).toBe(403);
+  expect(await errorOf(refused)).toMatchObject({
+    code: 'insufficient_scope',
+    message: expect.stringMatching(/govern/),
+  });
+  expect((await withdraw(anns)).status).toBe(200);
+});
+
+test('a Datanet that one may not see is not there, whatever is sent about its rows', async () => {
+  const hidden = await rig.datanet(ann, { name: 'Unseen by all' });
+  for (const body of [{}, { rows: ['row_1'], reason: 'x' }, { rows: [], reason: 'x' }]) {
+    const answers = [];
+    for (const id of [hidden.id, `dn_${'0'.repeat(32)}`]) {
+      const answer = await eve.call('POST', `/api/datanets/${id}/withdrawals`, body);
+      answers.push([answer.status, (await errorOf(answer)).code]);
+    }
+    expect(answers[0]).toEqual(answers[1]);
+  }
+});

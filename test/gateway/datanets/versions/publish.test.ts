@@ -375,3 +375,25 @@ test('after any sequence of acts every version is what it was when it was made, 
     { numRuns: 25 },
   );
 });
+
+test('however many ask for a proof at once, the tree of a version is built once', async () => {
+  const datanet = await bench.datanet();
+  const seqs = await bench.add(datanet, completions(50));
+  await bench.versions.publish(datanet, 'user_owner', '');
+  let reads = 0;
+  const counting = new Proxy(bench.client, {
+    get(target, name) {
+      const value = Reflect.get(target, name);
+      if (typeof value !== 'function') return value;
+      return (...args: unknown[]) => {
+        const [first] = args as [{ sql?: string }];
+        if (name === 'execute' && first.sql?.includes('hex(leaf_hash)')) reads += 1;
+        return value.apply(target, args);
+      };
+    },
+  });
+  const versions = bench.restarted(counting);
+  const proofs = await Promise.all(seqs.map((seq) => versions.proof(datanet.id, 1, seq, { content: false })));
+  expect(proofs.map((proof) => proof?.leafIndex)).toEqual(seqs.map((_, index) => index));
+  expect(reads).toBe(1);
+});
