@@ -1,6 +1,6 @@
 /** /api/datanets: create, list, one, change. */
 import { z } from '@hono/zod-openapi';
-import { eq, and } from 'drizzle-orm';
+import { and, eq } from 'drizzle-orm';
 import type { Context } from 'hono';
 import type { Principal } from '../auth/scopes.ts';
 import { DATANET_KINDS, type DatanetRow } from '../db/datanet-schema.ts';

@@ -1,5 +1,5 @@
 /** Tables of people: users and how they prove who they are, organisations, sessions, and the log of administrative acts. */
-import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core';
+import { index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core';
 
 export const ROLES = ['admin', 'builder', 'contributor', 'consumer'] as const;
 export type Role = (typeof ROLES)[number];

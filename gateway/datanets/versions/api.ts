@@ -3,7 +3,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { DATANET_ROW_PROOF } from '../../../daemon/evidence.ts';
 import { canAccess } from '../../auth/scopes.ts';
-import type { DataRow, DatanetRow, VersionRow } from '../../db/datanet-schema.ts';
+import type { DatanetRow, DataRow, VersionRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
 import { parseWith } from '../../http/validate.ts';

@@ -8,8 +8,8 @@ import { and, desc, eq, lt } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import { DATANET_ROW_PROOF, formatCheckpoint, type LogKey, signNote } from '../../../daemon/evidence.ts';
 import {
-  type DataRow,
   type DatanetRow,
+  type DataRow,
   datanetRows,
   datanets,
   datanetVersions,

@@ -16,7 +16,7 @@ import { diskStorage } from '../../../gateway/factory/files/storage.ts';
 import { TOKEN } from '../../daemon/engine/rig.ts';
 import { type EvaluationRig, startEvaluationRig } from '../../daemon/evaluation/rig.ts';
 import { assertOpenAi, hasOpenAiSchema } from '../openai-schema.ts';
-import { errorOf, PRICE, noDatanets, TRAINING } from '../rig.ts';
+import { errorOf, noDatanets, PRICE, TRAINING } from '../rig.ts';
 
 let daemon: EvaluationRig;
 let database: OpenedDatabase;

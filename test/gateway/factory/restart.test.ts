@@ -9,7 +9,7 @@ import { type App, createApp } from '../../../gateway/app.ts';
 import { type OpenedDatabase, openDatabase } from '../../../gateway/db/open.ts';
 import { diskStorage } from '../../../gateway/factory/files/storage.ts';
 import { DAEMON_TOKEN, type ScriptedDaemon, startScriptedDaemon } from '../../support/scripted-daemon.ts';
-import { PRICE, noDatanets, TRAINING } from '../rig.ts';
+import { noDatanets, PRICE, TRAINING } from '../rig.ts';
 import { chatLines } from './rig.ts';
 import { type ScriptedTraining, scriptTraining } from './scripted-training.ts';
 

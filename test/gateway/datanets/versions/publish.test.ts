@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CompactRange, leafHash, openCheckpoint, parseCheckpoint } from '../../../../daemon/evidence.ts';
-import type { DatanetRow, VersionRow } from '../../../../gateway/db/datanet-schema.ts';
 import type { VersionStatistics } from '../../../../gateway/datanets/versions/statistics.ts';
+import type { DatanetRow, VersionRow } from '../../../../gateway/db/datanet-schema.ts';
 import { type Bench, completions, startBench } from './support.ts';
 
 let bench: Bench;

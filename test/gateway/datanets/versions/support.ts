@@ -7,13 +7,13 @@ import type { Client } from '@libsql/client';
 import { drizzle } from 'drizzle-orm/libsql';
 import { canonicalJson, createKey, type LogKey } from '../../../../daemon/evidence.ts';
 import type { TrainingExample } from '../../../../daemon/protocol.ts';
+import { bandsOf, signatureOf } from '../../../../gateway/datanets/validation/minhash.ts';
+import { contentHash, LEAF_TYPE, leafOf } from '../../../../gateway/datanets/versions/leaf.ts';
+import { Versions } from '../../../../gateway/datanets/versions/publish.ts';
 import type { DatanetRow } from '../../../../gateway/db/datanet-schema.ts';
 import { contributions, datanetRows, datanets } from '../../../../gateway/db/datanet-schema.ts';
 import { type Database, openDatabase } from '../../../../gateway/db/open.ts';
 import * as schema from '../../../../gateway/db/schema.ts';
-import { bandsOf, signatureOf } from '../../../../gateway/datanets/validation/minhash.ts';
-import { contentHash, LEAF_TYPE, leafOf } from '../../../../gateway/datanets/versions/leaf.ts';
-import { Versions } from '../../../../gateway/datanets/versions/publish.ts';
 import type { Log } from '../../../../gateway/services.ts';
 
 export const QUIET: Log = { info: () => {}, warn: () => {}, error: () => {} };
