@@ -104,6 +104,8 @@ export class DatanetFiles {
       const last = candidates.at(-1);
       if (last === undefined || candidates.length < CANDIDATES) break;
       before = last.seq;
+      // A local database answers without giving the thread up, and somebody may have agreed to thousands of licences.
+      await new Promise((resolve) => setImmediate(resolve));
     }
     return { files: files.slice(0, limit), hasMore: files.length > limit };
   }

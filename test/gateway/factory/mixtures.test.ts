@@ -608,3 +608,19 @@ describe('what stays on record', () => {
     await expect(rig.database.db.$client.execute('DELETE FROM job_sources')).rejects.toThrow(/on record/);
   });
 });
+
+test('the database itself keeps what a job was trained on, who was given access, and Datanets that were published', async () => {
+  const datanet = await fixture.make({ user: owner.id }, { visibility: 'permissioned' });
+  await datanet.publish(chatExamples(12, 'kept'));
+  await grant(builder, datanet);
+  const id = await made(builder, { training_file: fileOf(datanet) });
+  await rig.until(id);
+  await datanet.withdraw(datanet.seqs.slice(0, 1));
+  const run = (sql: string, of: string) => rig.database.db.$client.execute({ sql, args: [of] });
+  for (const change of ["digest = 'x'", 'examples = 1', 'digest = NULL', "root = 'x'", "file_id = 'x'", 'version = 2'])
+    await expect(run(`UPDATE job_sources SET ${change} WHERE job_id = ?`, id), change).rejects.toThrow(/on record/);
+  await expect(run('DELETE FROM job_sources WHERE job_id = ?', id)).rejects.toThrow(/on record/);
+  await expect(run('UPDATE adapter_marks SET rows = 0 WHERE job_id = ?', id)).rejects.toThrow(/on record/);
+  await expect(run('DELETE FROM access_requests WHERE datanet_id = ?', datanet.id)).rejects.toThrow(/on record/);
+  await expect(run('DELETE FROM datanets WHERE id = ?', datanet.id)).rejects.toThrow(/on record/);
+});
