@@ -4,6 +4,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { LRUCache } from 'lru-cache';
 import type { DatanetRow, VersionRow } from '../../db/datanet-schema.ts';
+import { ApiError } from '../../errors.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -79,7 +80,8 @@ async function digestOf(services: Services, datanet: DatanetRow, version: Versio
   const key = `${datanet.id}/${version.number}/${datanet.updatedAt}`;
   let digest = known.get(key);
   if (digest === undefined) {
-    digest = factory.turns.take(AbortSignal.timeout(limits.exportDigestWaitMs), async () => {
+    const patience = AbortSignal.timeout(limits.exportDigestWaitMs);
+    const made = factory.turns.take(patience, async () => {
       const hash = createHash('sha256');
       let bytes = 0;
       for await (const portion of jsonlOf(datanets, version, { provenance: true })) {
@@ -87,6 +89,12 @@ async function digestOf(services: Services, datanet: DatanetRow, version: Versio
         bytes += portion.byteLength;
       }
       return { sha256: hash.digest('hex'), bytes };
+    });
+    digest = made.catch((error: unknown) => {
+      if (error !== patience.reason) throw error;
+      const message = 'The gateway is reading too many large files at the moment; try again shortly.';
+      const headers = { 'retry-after': String(limits.retryAfterSeconds) };
+      throw new ApiError(503, 'server_error', 'overloaded', message, { headers });
     });
     known.set(key, digest);
     digest.catch(() => known.delete(key));

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { canonicalJson } from '../../../../daemon/evidence.ts';
 import type { TrainingExample } from '../../../../daemon/protocol.ts';
 import { csvHeader, csvLine, isFormula } from '../../../../gateway/datanets/exports/csv.ts';
@@ -11,7 +11,7 @@ import type { DatanetKind } from '../../../../gateway/db/datanet-schema.ts';
 import { CsvParser } from '../../../../gateway/factory/datasets/csv-records.ts';
 import { examplesOf } from '../../../../gateway/factory/datasets/dataset.ts';
 import { type Container, sourceOf } from '../../../../gateway/factory/datasets/source.ts';
-import type { TestUser } from '../../rig.ts';
+import { errorOf, type TestUser } from '../../rig.ts';
 import { chatRows, type DatanetRig, sentence, startDatanetRig, type View } from '../rig.ts';
 
 function rowOf(example: TrainingExample, seq: number): ContentRow {
@@ -289,6 +289,24 @@ describe('over HTTP', () => {
     expect(answer.headers.get('content-type')).toBe('text/csv; charset=utf-8; header=present');
     const rows = await readBack(await answer.text(), 'csv');
     expect(rows).toEqual(await readBack(await (await ann.call('GET', path(2, 'format=jsonl'))).text(), 'jsonl'));
+  });
+
+  test('a digest that waits too long for its turn is refused with when to come again, and made the next time', async () => {
+    const { turns } = rig.app.services.factory;
+    let free = () => {};
+    const held = new Promise<void>((resolve) => {
+      free = resolve;
+    });
+    const busy = [0, 1].map(() => turns.take(new AbortController().signal, () => held));
+    const after = AbortSignal.timeout.bind(AbortSignal);
+    const shorter = vi.spyOn(AbortSignal, 'timeout').mockImplementation(() => after(20));
+    const refused = await ann.call('GET', path(2, 'format=croissant'));
+    shorter.mockRestore();
+    free();
+    await Promise.all(busy);
+    expect(refused.status).toBe(503);
+    expect(refused.headers.get('retry-after')).not.toBeNull();
+    expect((await errorOf(refused)).code).toBe('overloaded');
   });
 
   test('Croissant 1.1 tells of fields, file, licence and people; the digest is that of the file', async () => {
