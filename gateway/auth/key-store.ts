@@ -9,7 +9,7 @@ import type { Database } from '../db/open.ts';
 import { type KeyRow, keys, type UserRow, users } from '../db/schema.ts';
 import { randomBase64Url, randomId, type Sha256Hex } from '../http/ids.ts';
 import { limits } from '../limits.ts';
-import { effectiveScopes, type Principal, type Scope } from './scopes.ts';
+import { effectiveScopes, type Principal, ROLE_SCOPES, type Scope } from './scopes.ts';
 
 const CREDENTIAL = /^mf-[A-Za-z0-9_-]{43}$/;
 
@@ -181,7 +181,8 @@ export async function principalOf(row: KeyRow, user: UserRow | null, sha256Hex: 
     ownerId,
     sessionId: null,
     callerHash: await sha256Hex(ownerId),
-    scopes: effectiveScopes(row.scopes, user?.role ?? null),
+    // Nobody holds the account key: it stands for its user, in sessions and in what goes on after them.
+    scopes: row.id === user?.accountKey ? ROLE_SCOPES[user.role] : effectiveScopes(row.scopes, user?.role ?? null),
     models: row.models === null ? null : new Set(row.models),
     requestsPerMinute: row.requestsPerMinute ?? limits.requestsPerMinuteDefault,
     tokensPerMinute: row.tokensPerMinute ?? limits.tokensPerMinuteDefault,

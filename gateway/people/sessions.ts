@@ -8,7 +8,7 @@ import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { and, desc, eq, gt, inArray, isNull, lt, ne, notInArray, type SQL, sql } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import { principalOf } from '../auth/key-store.ts';
-import { type Principal, ROLE_SCOPES } from '../auth/scopes.ts';
+import type { Principal } from '../auth/scopes.ts';
 import type { Database } from '../db/open.ts';
 import { keys, type SessionRow, sessions, type UserRow, users } from '../db/schema.ts';
 import { randomBase64Url, randomId, type Sha256Hex } from '../http/ids.ts';
@@ -136,7 +136,6 @@ export class Sessions {
         ...principal,
         name: row.user.name,
         sessionId: row.session.id,
-        scopes: ROLE_SCOPES[row.user.role],
       },
       expiresAt: row.session.expiresAt,
       lastSeenAt: row.session.lastSeenAt,

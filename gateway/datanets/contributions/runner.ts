@@ -14,6 +14,7 @@ import { type ContributionRows, fileIdOf, isBeingRemoved } from './contribution-
 import type { Ingester } from './ingester.ts';
 import { IngestFailure, type IngestResult, IngestStopped } from './messages.ts';
 import { writeQuestions } from './questions.ts';
+import { Receiving } from './receiving.ts';
 
 export interface ContributionsDeps {
   rows: ContributionRows;
@@ -36,6 +37,7 @@ export class Contributions {
   readonly rows: ContributionRows;
   readonly storage: FileStorage;
   readonly bytesPerDay: number;
+  readonly receiving = new Receiving();
   readonly #deps: ContributionsDeps;
   readonly #services: () => Services;
   readonly #turns = new Turns(limits.ingestsAtOnce);

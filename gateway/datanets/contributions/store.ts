@@ -137,10 +137,14 @@ export async function removeRows(client: Client, contributionId: string, datanet
           args: [seqs],
         },
         {
-          sql: `DELETE FROM datanet_bands WHERE (band, row) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))`,
+          sql: `DELETE FROM datanet_bands WHERE (band, row) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+            AND row IN (SELECT seq FROM datanet_rows WHERE added_in IS NULL)`,
           args: [JSON.stringify(bands)],
         },
-        { sql: `DELETE FROM datanet_signatures WHERE row IN ${listed}`, args: [seqs] },
+        {
+          sql: `DELETE FROM datanet_signatures WHERE row IN (SELECT seq FROM datanet_rows WHERE seq IN ${listed} AND added_in IS NULL)`,
+          args: [seqs],
+        },
         { sql: `DELETE FROM datanet_rows WHERE seq IN ${listed} AND added_in IS NULL`, args: [seqs] },
       ],
       'write',

@@ -134,16 +134,17 @@ function optionsOf(filename: string, datanet: DatanetRow, given: z.output<typeof
   };
 }
 
-/** Before anything is sent: whoever has no room left need not send it. */
+/** Before anything is sent: whoever has no room left need not send it. @returns how many the user may have on their way. */
 async function checkQuota(
   contributions: Contributions,
   userId: string,
   now: number,
   bytesExpected: number,
-): Promise<void> {
+): Promise<number> {
   const used = await contributions.rows.used(userId, now - DAY_MS);
   if (used.underWay >= limits.contributionsUnderWayMax) throw tooManyUnderWay();
   if (used.bytes + bytesExpected > contributions.bytesPerDay) throw tooManyBytes(contributions.bytesPerDay);
+  return limits.contributionsUnderWayMax - used.underWay;
 }
 
 function tooManyUnderWay(): ApiError {
@@ -205,7 +206,10 @@ export async function receive(services: Services, c: Context<AppEnv>): Promise<C
   const { datanet, principal } = await datanetOf(services, c, 'contributes');
   const userId = userOf(principal);
   const request = c.req.raw;
-  await checkQuota(contributions, userId, services.now(), Number(request.headers.get('content-length') ?? 0));
+  const declared = Number(request.headers.get('content-length') ?? 0);
+  const room = await checkQuota(contributions, userId, services.now(), declared);
+  const received = contributions.receiving.begin(userId, room);
+  if (received === null) throw tooManyUnderWay();
   const id = `con_${randomId()}`;
   let draft: Draft | null = null;
   try {
@@ -213,24 +217,24 @@ export async function receive(services: Services, c: Context<AppEnv>): Promise<C
       draft = made;
     };
     const isForm = /^multipart\/form-data\b/i.test(request.headers.get('content-type') ?? '');
-    const received = await (isForm ? receiveForm : receiveRows)(contributions, fileIdOf(id), request, keep);
-    checkLicence(received.fields.licence, datanet);
-    const options = optionsOf(received.filename, datanet, received.fields);
+    const upload = await (isForm ? receiveForm : receiveRows)(contributions, fileIdOf(id), request, keep);
+    checkLicence(upload.fields.licence, datanet);
+    const options = optionsOf(upload.filename, datanet, upload.fields);
     if (options.questions !== undefined) await resolveFor(services, principal, options.questions.model);
-    const sha256 = await received.draft.seal();
-    await received.draft.keep();
+    const sha256 = await upload.draft.seal();
+    await upload.draft.keep();
     // It may have taken long: what held when it began need not hold now.
     await services.people.recheck(principal);
     const now = await standingIn(services, principal, datanet.id, 'contributes');
-    checkLicence(received.fields.licence, now.datanet);
+    checkLicence(upload.fields.licence, now.datanet);
     const createdAt = services.now();
     const row = {
       id,
       datanetId: datanet.id,
       contributor: userId,
       keyId: principal.keyId,
-      filename: received.filename,
-      bytes: received.draft.bytes,
+      filename: upload.filename,
+      bytes: upload.draft.bytes,
       sha256,
       options,
       licence: now.datanet.licence,
@@ -248,5 +252,7 @@ export async function receive(services: Services, c: Context<AppEnv>): Promise<C
   } catch (error) {
     await (draft as Draft | null)?.drop();
     throw error;
+  } finally {
+    received();
   }
 }

@@ -416,6 +416,14 @@ describe('limits of a user', () => {
       const over = await small.send(owner, net, 'b.jsonl', text.repeat(10));
       expect(over.status).toBe(429);
       expect(await errorOf(over)).toMatchObject({ code: 'contribution_quota_exceeded' });
+      // As if all that may be were on their way; those that have come whole make room.
+      const { receiving } = small.app.services.datanets.contributions;
+      const arrived = Array.from({ length: limits.contributionsUnderWayMax }, () => receiving.begin(owner.id, 99));
+      const flood = await small.send(owner, net, 'c.jsonl', '{}');
+      expect([flood.status, (await errorOf(flood)).code]).toEqual([429, 'contribution_limit_exceeded']);
+      for (const end of arrived) end?.();
+      const refused = await small.send(owner, net, 'c.txt', '{}');
+      expect([refused.status, receiving.begin(owner.id, 1) === null]).toEqual([400, false]);
       // As if four were being read.
       for (let at = 0; at < limits.contributionsUnderWayMax; at++)
         await small.database.db.$client.execute({

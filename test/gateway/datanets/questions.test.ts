@@ -52,6 +52,26 @@ test('questions about a document become rows marked with the model that wrote th
   expect(rig.daemon.requests.length).toBeGreaterThanOrEqual(2);
 });
 
+test('a document that was sent from a browser is paid for by the account', async () => {
+  const session = await ann.session();
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ licence: LICENCE, ...QUESTIONS })) form.append(name, value);
+  form.append('file', new Blob([DOCUMENT]), 'rivers.md');
+  const sent = await rig.app.fetch(
+    new Request(`http://gateway.test/api/datanets/${net.id}/contributions`, {
+      method: 'POST',
+      headers: { cookie: session.cookie, 'x-csrf-token': session.csrf },
+      body: form,
+    }),
+  );
+  const { id } = await rig.json<View>(sent, 202);
+  await rig.app.services.datanets.contributions.idle();
+  expect(await rig.contribution(ann, net, id)).toMatchObject({ state: 'ready', rows: 2 });
+  await rig.settled();
+  const row = await rig.app.services.people.users.find(ann.id);
+  expect((await rig.money(row?.accountKey as string)).spent).toBeGreaterThan(0);
+});
+
 test('a budget that is spent ends it with a reason, and nothing of it is kept', async () => {
   await rig.app.services.keys.patch(ann.keyId, { budgetMicros: 1 });
   const done = await rig.upload(ann, net, 'rivers.md', DOCUMENT, QUESTIONS);
