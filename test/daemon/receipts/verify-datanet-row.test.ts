@@ -209,10 +209,11 @@ describe('the proof that a row is in a version', () => {
     const meaning = (candidate: string) => {
       try {
         const value = JSON.parse(candidate) as Bundle;
-        // Absent content is no claim about content; unknown fields are no claims either.
+        // Absent content is no claim about content, an absent key none about who signed; unknown fields are no claims either.
+        const optional: readonly string[] = ['content', 'vkey'];
         return JSON.stringify(
           names.map((name) =>
-            name === 'content' ? (value[name] ?? (name in value ? null : good.content)) : value[name],
+            optional.includes(name) ? (name in value ? (value[name] ?? null) : good[name]) : value[name],
           ),
         );
       } catch {
