@@ -25,6 +25,7 @@ import type { Access } from './auth/scopes.ts';
 import { datanetRoutes } from './datanets/routes.ts';
 import { evaluationRoutes } from './factory/evaluations/routes.ts';
 import { factoryRoutes } from './factory/routes.ts';
+import { pageView } from './http/pages.ts';
 import { createChatCompletion } from './openai/chat.ts';
 import { chatRequest } from './openai/chat-request.ts';
 import { completionRequest } from './openai/completion-request.ts';
@@ -38,7 +39,6 @@ import { mergeMetrics } from './ops/metrics.ts';
 import { oidcRoutes } from './people/oidc/routes.ts';
 import { organizationRoutes } from './people/organizations/routes.ts';
 import { peopleRoutes } from './people/routes.ts';
-import { pageView } from './people/views.ts';
 import type { AppEnv, Services } from './services.ts';
 
 export interface Route {

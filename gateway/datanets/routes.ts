@@ -1,5 +1,6 @@
 /** The routes of Datanets; part of the table in ../routes.ts. */
 import { z } from '@hono/zod-openapi';
+import { pageView } from '../http/pages.ts';
 import type { Route } from '../routes.ts';
 import type { Services } from '../services.ts';
 import { accessRoutes } from './access/routes.ts';
@@ -28,15 +29,6 @@ import { searchAnswer, searchQuery, searchRows } from './search/api.ts';
 import { versionRoutes } from './versions/routes.ts';
 import { datanetSummary, datanetView } from './view.ts';
 
-const pagesOf = (item: z.ZodType) =>
-  z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
-
 export function datanetRoutes(s: Services): Route[] {
   const tag = 'Datanets';
   const one = '/api/datanets/{id}';
@@ -61,7 +53,7 @@ export function datanetRoutes(s: Services): Route[] {
       tag,
       summary: 'Datanets the caller may see, newest first; `q` searches their words',
       query: datanetsQuery,
-      answer: pagesOf(datanetSummary),
+      answer: pageView(datanetSummary),
       handler: (c) => listDatanets(s, c),
     },
     {
@@ -113,7 +105,7 @@ export function datanetRoutes(s: Services): Route[] {
       tag,
       summary: 'Contributions, newest first: all for those who govern, else one’s own',
       query: contributionsQuery,
-      answer: pagesOf(contributionView),
+      answer: pageView(contributionView),
       handler: (c) => listContributions(s, c),
     },
     {
@@ -142,7 +134,7 @@ export function datanetRoutes(s: Services): Route[] {
       tag,
       summary: 'Rows the caller may see, newest first',
       query: rowsQuery,
-      answer: pagesOf(rowView),
+      answer: pageView(rowView),
       handler: (c) => listRows(s, c),
     },
     {

@@ -1,5 +1,6 @@
 /** The routes of files, data sets and fine-tuning; part of the table in ../routes.ts. */
 import { z } from '@hono/zod-openapi';
+import { pageView } from '../http/pages.ts';
 import type { Route } from '../routes.ts';
 import type { Services } from '../services.ts';
 import { inspectAnswer, inspectDataset, inspectRequest } from './datasets/inspect.ts';
@@ -19,14 +20,6 @@ import { checkpointView, eventView, jobView, permissionView } from './jobs/view.
 import { adapterSources, adapterSourcesView } from './mixtures/api.ts';
 
 const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item), has_more: z.boolean() });
-const pagesOf = (item: z.ZodType) =>
-  z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
 const deleted = (object: string) => z.object({ id: z.string(), object: z.literal(object), deleted: z.boolean() });
 
 export function factoryRoutes(s: Services): Route[] {
@@ -54,7 +47,7 @@ export function factoryRoutes(s: Services): Route[] {
       tag: files,
       summary: 'List files',
       query: fileQuery,
-      answer: pagesOf(fileView),
+      answer: pageView(fileView),
       handler: (c) => listFiles(s, c),
     },
     {
@@ -151,7 +144,7 @@ export function factoryRoutes(s: Services): Route[] {
       tag: tuning,
       summary: 'Checkpoints, newest first; each is a model that can be used at once',
       query: checkpointsQuery,
-      answer: pagesOf(checkpointView),
+      answer: pageView(checkpointView),
       handler: (c) => listCheckpoints(s, c),
     },
     {
@@ -171,7 +164,7 @@ export function factoryRoutes(s: Services): Route[] {
       tag: tuning,
       summary: 'Keys and users that may use a checkpoint besides its owner',
       query: permissionsQuery,
-      answer: pagesOf(permissionView),
+      answer: pageView(permissionView),
       handler: (c) => listPermissions(s, c),
     },
     {
@@ -182,7 +175,7 @@ export function factoryRoutes(s: Services): Route[] {
       audit: 'permission.create',
       summary: 'Let others (project_ids = ids of keys or users) use a checkpoint',
       body: permissionsRequest,
-      answer: pagesOf(permissionView),
+      answer: pageView(permissionView),
       handler: (c) => createPermissions(s, c),
     },
     {

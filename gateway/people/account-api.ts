@@ -6,10 +6,11 @@ import type { UserRow } from '../db/schema.ts';
 import { ApiError } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
 import { displayName } from '../http/names.ts';
+import { pageOf } from '../http/pages.ts';
 import { parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
-import { pageOf, userView, viewOfSession, viewOfUser } from './views.ts';
+import { userView, viewOfSession, viewOfUser } from './views.ts';
 
 const password = z
   .string()

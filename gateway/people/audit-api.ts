@@ -2,9 +2,10 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { badRequest } from '../errors.ts';
+import { pageOf, pageQuery } from '../http/pages.ts';
 import { parseWith } from '../http/validate.ts';
 import type { AppEnv, Services } from '../services.ts';
-import { actId, pageOf, pageQuery, viewOfAct } from './views.ts';
+import { actId, viewOfAct } from './views.ts';
 
 const time = z.coerce.number().int().min(0).max(1e11);
 

@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi';
 import { ROLE_SCOPES, SCOPES } from '../auth/scopes.ts';
 import { ROLES } from '../db/schema.ts';
+import { pageView } from '../http/pages.ts';
 import type { Route } from '../routes.ts';
 import type { Services } from '../services.ts';
 import {
@@ -31,7 +32,7 @@ import {
   userPatchRequest,
   usersQuery,
 } from './users-api.ts';
-import { actView, invitationView, pageView, sessionView, userView } from './views.ts';
+import { actView, invitationView, sessionView, userView } from './views.ts';
 
 const roleView = z
   .object({ id: z.enum(ROLES), object: z.literal('role'), scopes: z.array(z.enum(SCOPES)) })

@@ -6,10 +6,11 @@ import { ROLES, type Role, type UserRow } from '../db/schema.ts';
 import { ApiError, badRequest } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
 import { displayName } from '../http/names.ts';
+import { pageOf, pageQuery } from '../http/pages.ts';
 import { parseWith } from '../http/validate.ts';
 import type { AppEnv, Services } from '../services.ts';
 import { EMAIL_CHARACTERS_MAX, email } from './email.ts';
-import { invitationView, pageOf, pageQuery, userView, viewOfInvitation, viewOfUser } from './views.ts';
+import { invitationView, userView, viewOfInvitation, viewOfUser } from './views.ts';
 
 /** displayName() says what a name may be; this only bounds what is looked at. */
 const givenName = z.string().min(1).max(1024);

@@ -1,7 +1,6 @@
 /** How users, sessions and acts look to clients. Times in seconds since 1970. */
 import { z } from '@hono/zod-openapi';
 import { type AuditRow, ROLES, type SessionRow, type UserRow } from '../db/schema.ts';
-import { limits } from '../limits.ts';
 
 const seconds = (milliseconds: number) => Math.floor(milliseconds / 1000);
 
@@ -106,31 +105,5 @@ export function viewOfAct(row: AuditRow): z.output<typeof actView> {
     address: row.address,
     detail: row.detail,
     status: row.status,
-  };
-}
-
-/** Of every list of people. */
-export const pageQuery = {
-  limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
-  after: z.string().max(128).optional(),
-};
-
-export function pageView(item: z.ZodType) {
-  return z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
-}
-
-export function pageOf<T extends { id: string }>(data: T[], hasMore: boolean) {
-  return {
-    object: 'list' as const,
-    data,
-    first_id: data[0]?.id ?? null,
-    last_id: data.at(-1)?.id ?? null,
-    has_more: hasMore,
   };
 }

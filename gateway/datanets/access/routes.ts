@@ -1,5 +1,5 @@
 /** The routes of access to Datanets; part of the table in ../routes.ts. */
-import { z } from '@hono/zod-openapi';
+import { pageView } from '../../http/pages.ts';
 import type { Route } from '../../routes.ts';
 import type { Services } from '../../services.ts';
 import { acceptance, acceptanceView, acceptLicence, getLicenceAcceptance } from './licence-api.ts';
@@ -15,15 +15,6 @@ import {
   refusal,
 } from './requests-api.ts';
 import { revocation, revocationView, setRevoked } from './revocation-api.ts';
-
-const pagesOf = (item: z.ZodType) =>
-  z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
 
 export function accessRoutes(s: Services): Route[] {
   const tag = 'Access to Datanets';
@@ -49,7 +40,7 @@ export function accessRoutes(s: Services): Route[] {
       tag,
       summary: 'Requests for access: all of them for whoever governs, else one’s own',
       query: accessQuery,
-      answer: pagesOf(accessView),
+      answer: pageView(accessView),
       handler: (c) => listAccessRequests(s, c),
     },
     {

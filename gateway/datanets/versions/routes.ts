@@ -1,5 +1,5 @@
 /** The routes of versions, withdrawals and exports; part of the table in ../routes.ts. */
-import { z } from '@hono/zod-openapi';
+import { pageView } from '../../http/pages.ts';
 import type { Route } from '../../routes.ts';
 import type { Services } from '../../services.ts';
 import { exportQuery, exportVersion } from '../exports/api.ts';
@@ -22,15 +22,6 @@ import {
   withdrawRows,
 } from './api.ts';
 import { versionView } from './view.ts';
-
-const pagesOf = (item: z.ZodType) =>
-  z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
 
 export function versionRoutes(s: Services): Route[] {
   const tag = 'Versions of Datanets';
@@ -56,7 +47,7 @@ export function versionRoutes(s: Services): Route[] {
       tag,
       summary: 'Versions, newest first',
       query: versionsQuery,
-      answer: pagesOf(versionView),
+      answer: pageView(versionView),
       handler: (c) => listVersions(s, c),
     },
     {
@@ -75,7 +66,7 @@ export function versionRoutes(s: Services): Route[] {
       tag,
       summary: 'Rows of a version in the order of its tree',
       query: versionRowsQuery,
-      answer: pagesOf(rowView),
+      answer: pageView(rowView),
       handler: (c) => listVersionRows(s, c),
     },
     {

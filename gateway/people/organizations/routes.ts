@@ -1,5 +1,5 @@
 /** The routes of organisations; part of the table in ../../routes.ts. */
-import { z } from '@hono/zod-openapi';
+import { pageView } from '../../http/pages.ts';
 import type { Route } from '../../routes.ts';
 import type { Services } from '../../services.ts';
 import {
@@ -19,15 +19,6 @@ import {
   removeMember,
   renameOrganization,
 } from './api.ts';
-
-const pagesOf = (item: z.ZodType) =>
-  z.object({
-    object: z.literal('list'),
-    data: z.array(item),
-    first_id: z.string().nullable(),
-    last_id: z.string().nullable(),
-    has_more: z.boolean(),
-  });
 
 export function organizationRoutes(s: Services): Route[] {
   const tag = 'Organisations';
@@ -53,7 +44,7 @@ export function organizationRoutes(s: Services): Route[] {
       tag,
       summary: 'Organisations of the caller (scope `people`: all), newest first',
       query: organizationsQuery,
-      answer: pagesOf(organizationView),
+      answer: pageView(organizationView),
       handler: (c) => listOrganizations(s, c),
     },
     {
@@ -83,7 +74,7 @@ export function organizationRoutes(s: Services): Route[] {
       tag,
       summary: 'Its members, newest first',
       query: membersQuery,
-      answer: pagesOf(memberView),
+      answer: pageView(memberView),
       handler: (c) => listMembers(s, c),
     },
     {
