@@ -20,6 +20,12 @@ function sampleTable(title: string, samples: Samples, unit: string, scale = 1): 
   };
 }
 
+/** Tens of thousands of samples, as what of them is read again; in their own unit. */
+export function quantilesOf(samples: Samples): Record<string, object> {
+  const entries = Object.entries(samples).map(([name, values]) => [name, summarize(values)] as const);
+  return Object.fromEntries(entries);
+}
+
 export function datanetReport(
   published: Published,
   searches: Samples,

@@ -13,7 +13,7 @@ import { readState } from '../../bin/supervisor/state.ts';
 import { verifyText } from '../../daemon/receipts/verify.ts';
 import { authorizationCosts } from './datanet-authorization.ts';
 import { type Api, create, type Made, makeUser, read, send } from './datanet-client.ts';
-import { datanetReport } from './datanet-report.ts';
+import { datanetReport, quantilesOf } from './datanet-report.ts';
 import { catalogued, chats, longChats, WordCount } from './datanet-text.ts';
 import { type OurServer, sleep, startOurs } from './processes.ts';
 import { type Random, seededRandom } from './random.ts';
@@ -344,7 +344,7 @@ export async function datanets(
     const { datanet } = published;
     const costs = await authorizationCosts(server.dataFolder, { key: reader.api.key, datanet, checks: options.checks });
     const { words: _, ...facts } = published;
-    const data = { options, published: facts, searches, listings, memory: measured, costs };
+    const data = { options, published: facts, searches, listings, memory: measured, costs: quantilesOf(costs) };
     return {
       report: { ...datanetReport(published, searches, listings, measured, costs, options), data },
       versions: {},
