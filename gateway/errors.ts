@@ -2,6 +2,7 @@
  * The gateway's one error type and the one place that turns it into HTTP.
  * The body is OpenAI's: {"error": {message, type, param, code}}, all four keys always present.
  */
+import { sqliteCode } from '../daemon/db/busy.ts';
 import type { DaemonErrorBody } from '../daemon/protocol.ts';
 
 export type ErrorType =
@@ -98,6 +99,13 @@ export function fromDaemon(error: DaemonErrorBody['error'], retryAfterSeconds: n
 /** Anything thrown becomes an ApiError; what is not one is a defect, told to the log and never to the client. */
 export function toApiError(thrown: unknown): ApiError {
   if (thrown instanceof ApiError) return thrown;
+  if (sqliteCode(thrown) === 'SQLITE_BUSY') {
+    const message = "Another program keeps the gateway's database locked. Send the request again.";
+    return new ApiError(503, 'server_error', 'database_busy', message, {
+      headers: { 'retry-after': '1' },
+      cause: thrown,
+    });
+  }
   return new ApiError(
     500,
     'server_error',

@@ -58,8 +58,9 @@ Team::~Team() {
 void Team::work(int thread) {
     uint64_t seen = 0;  // the round of the last look
     // Sequentially consistent, as is `sleeping_`: either this thread sees the new round or the caller sees it asleep.
+    // The end counts at any time: its round may be the one that was seen when another was looked for.
     const auto fresh = [&] {
-        return state_.load() / ROUND != seen;
+        return state_.load() / ROUND != seen || stop_;
     };
     for (;;) {
         for (int i = 0; i < SPINS && !fresh(); ++i) {

@@ -7,7 +7,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Client } from '@libsql/client';
-import { type BusyPolicy, retryBusy } from './database.ts';
+import { type BusyPolicy, retryBusy } from './busy.ts';
+import { PRAGMAS } from './database.ts';
 
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../migrations/daemon/', import.meta.url));
 
@@ -38,10 +39,11 @@ export async function migrate(client: Client, folder = MIGRATIONS_FOLDER, busy?:
     throw new MigrationError(`No migrations in ${folder}: the installation is incomplete; install it again.`);
   const done: string[] = [];
   for (;;) {
-    const applied = await retryBusy(client, () => appliedMigrations(client), busy);
+    const applied = await retryBusy(client, () => appliedMigrations(client), PRAGMAS, busy);
     const next = nextMigration(migrations, applied);
     if (!next) return done;
-    if (await retryBusy(client, () => applyMigration(client, next, applied.length), busy)) done.push(next.name);
+    if (await retryBusy(client, () => applyMigration(client, next, applied.length), PRAGMAS, busy))
+      done.push(next.name);
   }
 }
 

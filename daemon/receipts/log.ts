@@ -7,7 +7,7 @@
  */
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { sqliteCode } from '../db/database.ts';
+import { sqliteCode } from '../db/busy.ts';
 import type { ConsistencyBundle, Receipt, ReceiptBundle } from '../protocol.ts';
 import type { Appended, LogHealth, LogOptions, ReceiptLogApi } from './api.ts';
 import { openCheckpoint, signCheckpoint } from './checkpoint.ts';

@@ -1,6 +1,7 @@
 /** The log's rows in daemon.db: reads, the one write (a group commit), and the probe for space. No policy. */
 import { eq, gte, inArray, max, sql } from 'drizzle-orm';
-import { BUSY_POLICY, type Database, openDatabase, retryBusy, sqliteCode } from '../db/database.ts';
+import { BUSY_POLICY, retryBusy, sqliteCode } from '../db/busy.ts';
+import { type Database, openDatabase, PRAGMAS } from '../db/database.ts';
 import { migrate } from '../db/migrate.ts';
 import { checkpoint, receipts, spaceProbe } from '../db/schema.ts';
 import { LogError } from './errors.ts';
@@ -62,7 +63,7 @@ export class ReceiptStore {
 
   /** While another program holds the lock, tries again for up to `limitMs`. */
   retryBusy<T>(work: () => Promise<T>, limitMs = BUSY_POLICY.limitMs): Promise<T> {
-    return retryBusy(this.#database.client, work, { ...BUSY_POLICY, limitMs });
+    return retryBusy(this.#database.client, work, PRAGMAS, { ...BUSY_POLICY, limitMs });
   }
 
   async size(): Promise<number> {

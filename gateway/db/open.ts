@@ -1,7 +1,8 @@
 /** Opens gateway.db (a file, or a remote libSQL URL shared by many gateways) and brings its tables up to date. */
-import { type Client, createClient } from '@libsql/client';
+import type { Client } from '@libsql/client';
 import { drizzle, type LibSQLDatabase } from 'drizzle-orm/libsql';
 import { migrate } from 'drizzle-orm/libsql/migrator';
+import { isFile, openClient } from './client.ts';
 import * as schema from './schema.ts';
 
 export type Database = LibSQLDatabase<typeof schema> & { $client: Client };
@@ -18,19 +19,13 @@ export async function openDatabase(options: {
   authToken?: string;
   migrationsFolder: string;
 }): Promise<OpenedDatabase> {
-  const client = createClient({
-    url: options.url,
-    // One connection to a file: the pragmas below hold for a connection, and calls are synchronous anyway.
-    ...(options.url.startsWith('file:') ? { concurrency: 1 } : {}),
-    ...(options.authToken === undefined ? {} : { authToken: options.authToken }),
-  });
-  const local = options.url.startsWith('file:') || options.url === ':memory:';
-  if (local) {
-    await client.execute('PRAGMA journal_mode = WAL');
+  const local = isFile(options.url);
+  const client = await openClient({
+    ...options,
     // Losing the last settlements in a power cut is safe: the sweep finds their open reservations and asks the daemon's log.
-    await client.execute('PRAGMA synchronous = NORMAL');
-    await client.execute('PRAGMA busy_timeout = 2000');
-  }
+    pragmas: ['PRAGMA synchronous = NORMAL'],
+  });
+  if (local) await client.execute('PRAGMA journal_mode = WAL');
   const db = drizzle(client, { schema }) as Database;
   await migrate(db, { migrationsFolder: options.migrationsFolder });
   return { db, exclusive: local, close: () => client.close() };

@@ -1,6 +1,7 @@
 /** A process that reads contributions (see process-ingester.ts). It ends with the gateway that started it. */
 import { createPrivateKey } from 'node:crypto';
-import { type Client, createClient } from '@libsql/client';
+import type { Client } from '@libsql/client';
+import { openClient } from '../../db/client.ts';
 import { limits } from '../../limits.ts';
 import type { IngestTask } from './messages.ts';
 import { prepareInThread } from './preparer.ts';
@@ -12,21 +13,11 @@ let client: Promise<Client> | null = null;
 let abort = new AbortController();
 const say = (message: FromProcess) => process.send?.(message);
 
-async function opened({ url, authToken }: IngestDatabase): Promise<Client> {
-  const local = url.startsWith('file:');
-  const made = createClient({
-    url,
-    ...(local ? { concurrency: 1 } : {}),
-    ...(authToken === undefined ? {} : { authToken }),
-  });
-  if (local) {
-    await made.execute('PRAGMA synchronous = NORMAL');
-    // Others hold the database for short moments only; a batch can wait for them.
-    await made.execute('PRAGMA busy_timeout = 10000');
-    // Hashes lie all over their index; what is in memory needs no reading (KiB, so 32 MiB).
-    await made.execute('PRAGMA cache_size = -32768');
-  }
-  return made;
+function opened(database: IngestDatabase): Promise<Client> {
+  // Hashes lie all over their index; what is in memory needs no reading (KiB, so 32 MiB).
+  const pragmas = ['PRAGMA synchronous = NORMAL', 'PRAGMA cache_size = -32768'];
+  // Others hold the database for short moments only; a batch can wait for them.
+  return openClient({ ...database, pragmas, busy: { limitMs: 20_000, firstDelayMs: 5, delayMaxMs: 50 } });
 }
 
 function unwired(task: WireTask): IngestTask {

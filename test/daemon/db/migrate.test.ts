@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { generateSQLiteDrizzleJson, generateSQLiteMigration } from 'drizzle-kit/api';
 import { getTableConfig, type SQLiteTable } from 'drizzle-orm/sqlite-core';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { openDatabase, retryBusy, sqliteCode } from '../../../daemon/db/database.ts';
+import { retryBusy, sqliteCode } from '../../../daemon/db/busy.ts';
+import { openDatabase, PRAGMAS } from '../../../daemon/db/database.ts';
 import { MIGRATIONS_FOLDER, migrate } from '../../../daemon/db/migrate.ts';
 import * as schema from '../../../daemon/db/schema.ts';
 
@@ -103,9 +104,9 @@ describe('a locked database', () => {
     const write = () => writer.client.execute('INSERT INTO t VALUES (1)');
     const held = await holder.client.transaction('write');
     const policy = { limitMs: 80, firstDelayMs: 1, delayMaxMs: 20 };
-    const error = await retryBusy(writer.client, write, policy).catch((reason) => reason);
+    const error = await retryBusy(writer.client, write, PRAGMAS, policy).catch((reason) => reason);
     expect(sqliteCode(error)).toBe('SQLITE_BUSY');
-    const waiting = retryBusy(writer.client, write, { ...policy, limitMs: 3_000 });
+    const waiting = retryBusy(writer.client, write, PRAGMAS, { ...policy, limitMs: 3_000 });
     setTimeout(() => held.rollback(), 50);
     expect((await waiting).rowsAffected).toBe(1);
     // The statements that met the lock are gone with their connection: transactions commit at once.
