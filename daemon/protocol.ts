@@ -105,7 +105,12 @@ export const generateRequest = z.object({
     .discriminatedUnion('type', [
       z.object({ type: z.literal('text') }),
       z.object({ type: z.literal('json_object') }),
-      z.object({ type: z.literal('json_schema'), schema: z.record(z.string(), z.unknown()) }),
+      /** `strict: false`: what the grammar cannot keep to is left to the model; else such a schema is refused. */
+      z.object({
+        type: z.literal('json_schema'),
+        schema: z.record(z.string(), z.unknown()),
+        strict: z.boolean().default(true),
+      }),
     ])
     .default({ type: 'text' }),
   price,

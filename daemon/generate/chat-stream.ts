@@ -54,9 +54,9 @@ export class ChatStream {
     return this.calls.length > 0;
   }
 
-  /** `text`: everything so far. Null if there is nothing new to say. */
-  update(text: string, partial: boolean): ChatDelta | null {
-    const parsed = this.parse(text, partial);
+  /** `text`: everything so far. `cut`: nothing more comes, though the answer is not complete. Null if there is nothing new to say. */
+  update(text: string, state: 'growing' | 'cut' | 'whole'): ChatDelta | null {
+    const parsed = this.parse(text, state);
     if (parsed === null) return null;
     const content = added(this.content, parsed.content);
     const reasoning = added(this.reasoning, parsed.reasoningContent);
@@ -80,15 +80,15 @@ export class ChatStream {
     return content === '' && reasoning === '' && toolCalls.length === 0 ? null : { content, reasoning, toolCalls };
   }
 
-  private parse(text: string, partial: boolean): ParsedMessage | null {
+  private parse(text: string, state: 'growing' | 'cut' | 'whole'): ParsedMessage | null {
     let parsed: ParsedMessage | null = null;
     try {
-      parsed = this.reader.parse(text, partial);
+      parsed = this.reader.parse(text, state !== 'whole');
     } catch {
       // Handled as what can't be read yet.
     }
-    // Half an answer that can't be read yet is no error; a whole one that can't be is given as it is.
-    if (parsed !== null || partial || this.calls.length > 0 || this.reasoning !== '') return parsed;
+    // Half an answer that can't be read yet is no error; one that has ended and can't be read is given as it is.
+    if (parsed !== null || state === 'growing' || this.calls.length > 0 || this.reasoning !== '') return parsed;
     return { content: text, reasoningContent: '', toolCalls: [] };
   }
 }

@@ -235,7 +235,9 @@ export class Generation implements JobListener {
   private emit(index: number, choice: Choice, text: string, logprobs: TokenLogprob[], final: boolean): void {
     const delta: Extract<GenerateEvent, { type: 'delta' }> = { type: 'delta', choice: index };
     if (choice.mode === 'parsed' && choice.chat !== null) {
-      const parsed = text !== '' || final ? choice.chat.update(choice.text.text, !final) : null;
+      // What the token limit cut off is as incomplete as what is still being written.
+      const state = !final ? 'growing' : choice.reason === 'length' ? 'cut' : 'whole';
+      const parsed = text !== '' || final ? choice.chat.update(choice.text.text, state) : null;
       if (parsed !== null && parsed.content !== '') delta.content = parsed.content;
       if (parsed !== null && parsed.reasoning !== '') delta.reasoning = parsed.reasoning;
       if (parsed !== null && parsed.toolCalls.length > 0) delta.toolCalls = parsed.toolCalls;

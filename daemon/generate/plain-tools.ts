@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ParsedMessage } from '../../addon/types.ts';
+import { JsonScan } from './json-scan.ts';
+import type { NormalisedSchema } from './schema/normalise.ts';
 
 /**
  * Tool calls for models whose chat template knows nothing of tools: the tools are described in the system message, and the
@@ -17,13 +19,16 @@ const CALLS_MAX = 8;
 export interface PlainToolsInput {
   messages: Record<string, unknown>[];
   tools: Record<string, unknown>[];
+  /** What the arguments of each tool are held to, in the order of `tools`. */
+  parameters: NormalisedSchema[];
   required: boolean;
-  /** JSON schema of an answer in words; '' = any text. */
-  responseSchema: string;
+  /** What an answer in words is held to; null = any text. */
+  responseSchema: NormalisedSchema | null;
   parallel: boolean;
 }
 
-export function plainTools({ messages, tools, required, parallel, responseSchema }: PlainToolsInput): PlainTools {
+export function plainTools(input: PlainToolsInput): PlainTools {
+  const { messages, tools, parameters, required, parallel, responseSchema } = input;
   const functions = tools.map(functionOf);
   const call = (name: string, parameters: unknown) => ({
     type: 'object',
@@ -36,7 +41,9 @@ export function plainTools({ messages, tools, required, parallel, responseSchema
     properties: {
       tool_calls: {
         type: 'array',
-        items: { anyOf: functions.map(({ name, parameters }) => call(name, parameters)) },
+        items: {
+          anyOf: functions.map(({ name }, index) => call(name, parameters[index]?.schema ?? { type: 'object' })),
+        },
         minItems: 1,
         maxItems: parallel ? CALLS_MAX : 1,
       },
@@ -46,7 +53,7 @@ export function plainTools({ messages, tools, required, parallel, responseSchema
   };
   const response = {
     type: 'object',
-    properties: { response: responseSchema === '' ? { type: 'string' } : (JSON.parse(responseSchema) as unknown) },
+    properties: { response: responseSchema?.schema ?? { type: 'string' } },
     required: ['response'],
     additionalProperties: false,
   };
@@ -56,33 +63,39 @@ export function plainTools({ messages, tools, required, parallel, responseSchema
   const text = `You can call these functions:\n${functions.map((f) => JSON.stringify(f)).join('\n')}\n${choice}`;
   return {
     messages: withSystem(messages.map(spoken), text),
-    schema: JSON.stringify(required ? calls : { anyOf: [calls, response] }),
+    schema: JSON.stringify({
+      ...(required ? calls : { anyOf: [calls, response] }),
+      $defs: Object.assign({}, responseSchema?.definitions, ...parameters.map(({ definitions }) => definitions)),
+    }),
   };
 }
 
-/** What an answer in that form says; null while it is not complete. */
-export function parsePlainTools(text: string): ParsedMessage | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  const { tool_calls: calls, response } = (value ?? {}) as {
-    tool_calls?: { name: string; arguments: unknown }[];
-    response?: unknown;
+/**
+ * Reads an answer in that form, whole or as far as it has come: a call is known once its name is, its arguments are given
+ * as the model writes them. Null while nothing can be said, and for what is not in that form.
+ * @param json the answer in words is JSON too (a response format was asked for), not a text in a JSON string
+ */
+export function plainToolsReader({ json }: { json: boolean }): (text: string) => ParsedMessage | null {
+  return (text) => {
+    const scan = new JsonScan(text);
+    if (!scan.take('{')) return null;
+    const key = scan.string();
+    if (key === null || !key.whole || !scan.take(':')) return null;
+    const nothing: ParsedMessage = { content: '', reasoningContent: '', toolCalls: [] };
+    if (key.value === 'response') {
+      const content = json ? scan.raw() : (scan.string()?.value ?? '');
+      return { ...nothing, content };
+    }
+    if (key.value !== 'tool_calls' || !scan.take('[')) return null;
+    do {
+      const name = scan.take('{') && scan.string()?.value === 'name' && scan.take(':') ? scan.string() : null;
+      if (name === null || !name.whole) break;
+      const given = scan.take(',') && scan.string()?.value === 'arguments' && scan.take(':');
+      const id = `call_${randomBytes(12).toString('hex')}`;
+      nothing.toolCalls.push({ id, name: name.value, arguments: given ? scan.raw() : '' });
+    } while (scan.take('}') && scan.take(','));
+    return nothing;
   };
-  if (response !== undefined) {
-    const content = typeof response === 'string' ? response : JSON.stringify(response);
-    return { content, reasoningContent: '', toolCalls: [] };
-  }
-  if (!Array.isArray(calls)) return null;
-  const toolCalls = calls.map((call) => ({
-    id: `call_${randomBytes(12).toString('hex')}`,
-    name: call.name,
-    arguments: JSON.stringify(call.arguments),
-  }));
-  return { content: '', reasoningContent: '', toolCalls };
 }
 
 function functionOf(tool: Record<string, unknown>): { name: string; description: string; parameters: unknown } {

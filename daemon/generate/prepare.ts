@@ -6,7 +6,9 @@ import { ENGINE_LIMITS, SERVER_LIMITS } from '../limits.ts';
 import type { EmbedRequest, GenerateRequest } from '../protocol.ts';
 import { textPromptHash, tokensPromptHash } from './bill.ts';
 import { type ChatReader, reasons } from './chat-stream.ts';
-import { parsePlainTools, plainTools } from './plain-tools.ts';
+import { plainTools, plainToolsReader } from './plain-tools.ts';
+import { SchemaRefused } from './schema/merge.ts';
+import { asDocument, type NormalisedSchema, normaliseSchema } from './schema/normalise.ts';
 
 export interface AdapterVersion {
   handle: AdapterHandle;
@@ -45,7 +47,7 @@ export async function prepareGeneration(
   for (const stop of request.stop) checkText(stop, 'stop');
   const { vocabulary } = context;
   const schema = responseSchema(request);
-  if (schema !== '' && request.sampling.ignoreEos) {
+  if (schema !== null && request.sampling.ignoreEos) {
     throw new DaemonError(
       'invalid_request_error',
       'ignore_eos with a response format would never end: leave one of them out',
@@ -70,7 +72,7 @@ export async function prepareGeneration(
     context.contextTokens,
     chat === null ? 'prompt' : 'messages',
   );
-  const grammar = plan !== null ? plan.grammar : schema === '' ? '' : schemaGrammar(schema, vocabulary);
+  const grammar = plan !== null ? plan.grammar : schema === null ? '' : schemaGrammar(schema, vocabulary);
   const sampler: SamplerOptions = {
     ...request.sampling,
     logitBias: checkBias(request.sampling.logitBias, vocabulary.size),
@@ -136,7 +138,7 @@ export async function prepareEmbedding(
 /** Tokens of a prompt as `/generate` would read it. */
 export function tokenizePrompt(prompt: GenerateRequest['prompt'], vocabulary: Vocabulary): Int32Array {
   if (prompt.kind !== 'chat') return readPrompt(prompt, vocabulary).tokens;
-  const { chat } = planChat(prompt, '', vocabulary);
+  const { chat } = planChat(prompt, null, vocabulary);
   return vocabulary.tokenize(chat.prompt, { special: true, addBos: vocabulary.addBos });
 }
 
@@ -163,26 +165,70 @@ interface ChatPlan {
 
 type ChatInput = Extract<GenerateRequest['prompt'], { kind: 'chat' }>;
 
-function planChat(prompt: ChatInput, schema: string, vocabulary: Vocabulary): ChatPlan {
-  // Asked for by itself first: what is wrong with a schema must not be told as if the messages were wrong.
-  if (schema !== '') schemaGrammar(schema, vocabulary);
-  const chat = renderChat(prompt, schema, vocabulary);
+function planChat(prompt: ChatInput, schema: NormalisedSchema | null, vocabulary: Vocabulary): ChatPlan {
+  const parameters = toolParameters(prompt);
   const tools = prompt.tools.length > 0 && prompt.toolChoice !== 'none';
+  // Asked for by itself first: what is wrong with a schema must not be told as if the messages were wrong.
+  if (schema !== null) schemaGrammar(schema, vocabulary);
+  const held = prompt.tools.map((tool, index) =>
+    withParameters(tool, asDocument(parameters[index] as NormalisedSchema)),
+  );
+  const jsonSchema = schema === null ? '' : JSON.stringify(asDocument(schema));
+  const chat = renderChat({ ...prompt, tools: held }, jsonSchema, vocabulary);
   if (!tools || chat.grammar !== '' || chat.grammarTriggers.length > 0 || knowsTools(chat, prompt)) {
-    const always = tools || schema !== '' || reasons(chat);
+    const always = tools || schema !== null || reasons(chat);
     const parse = (text: string, partial: boolean) => vocabulary.parseChat(text, chat, partial);
     return { chat, grammar: chat.grammar, grammarPrefill: chat.generationPrompt, reader: { always, parse } };
   }
   const plain = plainTools({
     messages: prompt.messages,
     tools: prompt.tools,
+    parameters,
     required: prompt.toolChoice === 'required',
     parallel: prompt.parallelToolCalls,
     responseSchema: schema,
   });
   const asked = renderChat({ ...prompt, messages: plain.messages, tools: [] }, '', vocabulary);
-  const grammar = schemaGrammar(plain.schema, vocabulary);
-  return { chat: asked, grammar, grammarPrefill: '', reader: { always: true, parse: parsePlainTools } };
+  const grammar = grammarOf(plain.schema, vocabulary, 'tools');
+  const parse = plainToolsReader({ json: schema !== null });
+  return { chat: asked, grammar, grammarPrefill: '', reader: { always: true, parse } };
+}
+
+type Tool = { function?: { parameters?: unknown; strict?: unknown } };
+
+/** What the arguments of each tool are held to; definitions get names that differ between tools. */
+function toolParameters({ tools }: ChatInput): NormalisedSchema[] {
+  return (tools as Tool[]).map(({ function: f }, index) => {
+    const parameters = f?.parameters ?? { type: 'object', properties: {} };
+    return normalised(parameters, parametersOf(index), { strict: f?.strict === true, prefix: `t${index}` });
+  });
+}
+
+function parametersOf(index: number): string {
+  return `tools[${index}].function.parameters`;
+}
+
+function withParameters(tool: Record<string, unknown>, parameters: unknown): Record<string, unknown> {
+  const { strict: _, ...definition } = (tool.function ?? {}) as Record<string, unknown>;
+  return { ...tool, function: { ...definition, parameters } };
+}
+
+/** @throws DaemonError grammar_invalid that names what cannot be kept to. */
+function normalised(schema: unknown, param: string, options: { strict: boolean; prefix?: string }): NormalisedSchema {
+  if (Buffer.byteLength(JSON.stringify(schema)) > SERVER_LIMITS.schemaBytesMax) {
+    throw new DaemonError(
+      'invalid_request_error',
+      `the JSON schema has more than ${SERVER_LIMITS.schemaBytesMax} bytes; simplify it`,
+      param,
+    );
+  }
+  try {
+    return normaliseSchema(schema, options);
+  } catch (error) {
+    if (error instanceof SchemaRefused)
+      throw new DaemonError('grammar_invalid', `the JSON schema is refused at ${error.message}`, param);
+    throw error;
+  }
 }
 
 /** A template that knows tools writes their names into the prompt. */
@@ -218,7 +264,7 @@ function renderChat(
     throw addonRefusal(
       error,
       `the model's chat template can't render these messages`,
-      schema !== '' ? null : 'messages',
+      schema !== '' ? null : error instanceof AddonError && error.code === 'grammar_invalid' ? 'tools' : 'messages',
     );
   }
 }
@@ -324,26 +370,22 @@ function roomFor(promptTokens: number, asked: number | null, contextTokens: numb
   return asked ?? contextTokens - promptTokens;
 }
 
-function responseSchema(request: GenerateRequest): string {
+function responseSchema(request: GenerateRequest): NormalisedSchema | null {
   const format = request.responseFormat;
-  if (format.type === 'text') return '';
-  if (format.type === 'json_object') return '{"type":"object"}';
-  const schema = JSON.stringify(format.schema);
-  if (Buffer.byteLength(schema) > SERVER_LIMITS.schemaBytesMax) {
-    throw new DaemonError(
-      'invalid_request_error',
-      `the JSON schema has more than ${SERVER_LIMITS.schemaBytesMax} bytes; simplify it`,
-      'response_format',
-    );
-  }
-  return schema;
+  if (format.type === 'text') return null;
+  if (format.type === 'json_object') return { schema: { type: 'object' }, definitions: {} };
+  return normalised(format.schema, 'response_format', { strict: format.strict });
 }
 
-function schemaGrammar(schema: string, vocabulary: Vocabulary): string {
+function schemaGrammar(schema: NormalisedSchema, vocabulary: Vocabulary): string {
+  return grammarOf(JSON.stringify(asDocument(schema)), vocabulary, 'response_format');
+}
+
+function grammarOf(schema: string, vocabulary: Vocabulary, param: string): string {
   try {
     return vocabulary.schemaToGrammar(schema);
   } catch (error) {
-    throw addonRefusal(error, `the JSON schema can't be turned into a grammar`, 'response_format');
+    throw addonRefusal(error, `the JSON schema can't be turned into a grammar`, param);
   }
 }
 
@@ -372,7 +414,7 @@ function preservedTokens(texts: string[], vocabulary: Vocabulary): Set<number> {
 function addonRefusal(error: unknown, what: string, param: string | null): Error {
   if (!(error instanceof AddonError)) return error instanceof Error ? error : new Error(String(error));
   if (error.code === 'grammar_invalid')
-    return new DaemonError('grammar_invalid', `${what}: ${error.message}`, 'response_format');
+    return new DaemonError('grammar_invalid', `${what}: ${error.message}`, param ?? 'response_format');
   if (error.code === 'template_invalid' || error.code === 'argument_invalid') {
     return new DaemonError('invalid_request_error', `${what}: ${error.message}`, param);
   }

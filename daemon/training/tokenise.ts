@@ -152,7 +152,7 @@ function conversation(
     };
   }
   const inWords = (list: readonly TrainingMessage[]): TrainingMessage[] =>
-    plainTools({ messages: [...list], tools, required: false, responseSchema: '', parallel })
+    plainTools({ messages: [...list], tools, parameters: [], required: false, responseSchema: null, parallel })
       .messages as TrainingMessage[];
   return {
     messages,

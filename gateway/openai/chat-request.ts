@@ -56,7 +56,7 @@ const responseFormat = z.discriminatedUnion('type', [
     json_schema: z.looseObject({
       name: functionName,
       description: z.string().nullish(),
-      schema: z.record(z.string(), z.unknown()),
+      schema: z.record(z.string(), z.unknown()).optional(),
       strict: z.boolean().nullish(),
     }),
   }),
@@ -155,7 +155,12 @@ export function translateChat(body: ChatRequest): TranslatedChat {
         : {
             responseFormat:
               format.type === 'json_schema'
-                ? { type: 'json_schema', schema: format.json_schema.schema }
+                ? {
+                    type: 'json_schema',
+                    schema: format.json_schema.schema ?? { type: 'object' },
+                    // Held to the schema unless the client says that trying is enough.
+                    strict: format.json_schema.strict ?? true,
+                  }
                 : { type: format.type },
           }),
     },
@@ -318,5 +323,6 @@ function definitionOf(definition: z.output<typeof functionDefinition>) {
     name: definition.name,
     description: definition.description ?? '',
     parameters: definition.parameters ?? { type: 'object', properties: {} },
+    ...(definition.strict === true ? { strict: true } : {}),
   };
 }

@@ -24,14 +24,14 @@ describe('deltas of a parsed answer', () => {
       { reasoningContent: 'hmm', content: 'AB', toolCalls: call('{"a"') },
       { reasoningContent: 'hmm', content: 'AB', toolCalls: call('{"a":1}') },
     ]);
-    expect(stream.update('', true)).toEqual({ content: '', reasoning: 'hm', toolCalls: [] });
-    expect(stream.update('', true)).toEqual({ content: 'A', reasoning: 'm', toolCalls: [] });
-    expect(stream.update('', true)).toEqual({
+    expect(stream.update('', 'growing')).toEqual({ content: '', reasoning: 'hm', toolCalls: [] });
+    expect(stream.update('', 'growing')).toEqual({ content: 'A', reasoning: 'm', toolCalls: [] });
+    expect(stream.update('', 'growing')).toEqual({
       content: 'B',
       reasoning: '',
       toolCalls: [{ index: 0, id: 'c1', name: 'f', arguments: '{"a"' }],
     });
-    expect(stream.update('', false)).toEqual({
+    expect(stream.update('', 'whole')).toEqual({
       content: '',
       reasoning: '',
       toolCalls: [{ index: 0, arguments: ':1}' }],
@@ -41,9 +41,9 @@ describe('deltas of a parsed answer', () => {
 
   it('never contradicts what was sent when the parser changes its mind', () => {
     const stream = streamOf([{ content: 'Hello {' }, { content: 'Hello' }, { content: 'Hello { x' }]);
-    expect(stream.update('', true)?.content).toBe('Hello {');
-    expect(stream.update('', true)).toBeNull();
-    expect(stream.update('', false)?.content).toBe(' x');
+    expect(stream.update('', 'growing')?.content).toBe('Hello {');
+    expect(stream.update('', 'growing')).toBeNull();
+    expect(stream.update('', 'whole')?.content).toBe(' x');
   });
 
   it('gives a call without an id one that stays', () => {
@@ -51,14 +51,14 @@ describe('deltas of a parsed answer', () => {
       { toolCalls: [{ id: '', name: 'f', arguments: '{' }] },
       { toolCalls: [{ id: '', name: 'f', arguments: '{}' }] },
     ]);
-    expect(stream.update('', true)?.toolCalls[0]?.id).toMatch(/^call_[0-9a-f]{24}$/);
-    expect(stream.update('', false)?.toolCalls).toEqual([{ index: 0, arguments: '}' }]);
+    expect(stream.update('', 'growing')?.toolCalls[0]?.id).toMatch(/^call_[0-9a-f]{24}$/);
+    expect(stream.update('', 'whole')?.toolCalls).toEqual([{ index: 0, arguments: '}' }]);
   });
 
   it('gives the text as it is when a whole answer can not be parsed, and waits while it is only begun', () => {
     const stream = streamOf([null, null]);
-    expect(stream.update('{"na', true)).toBeNull();
-    expect(stream.update('{"na', false)?.content).toBe('{"na');
+    expect(stream.update('{"na', 'growing')).toBeNull();
+    expect(stream.update('{"na', 'whole')?.content).toBe('{"na');
   });
 
   it('tells reasoning from text as soon as that can be told', () => {
