@@ -50,8 +50,9 @@ export interface ModelOptions {
   /** CPU threads for the computing; default: all cores. */
   threads?: number;
   /**
-   * Weights as stored and only ggml's own operations: logits equal libllama's bit for bit on the same backend. Slower, and a
-   * row's result depends on the shape of its batch; for tests and comparisons.
+   * Weights as stored and only ggml's own operations in libllama's order, adapters too: logits equal libllama's bit for bit
+   * where a step holds one sequence (or several under one adapter) as libllama's would. Slower, and a row's result depends on
+   * the shape of its batch. On the CPU only; GPUs always compute so, but for adapters. Such a model cannot be trained.
    */
   exact?: boolean;
 }

@@ -17,6 +17,12 @@ static std::size_t width(HalfOrFloat type) { return type == HalfOrFloat::f32 ? 4
 static constexpr std::size_t CHUNK    = 4096;
 static constexpr int         RANK_MAX = 4096;
 
+int permuted_row(int row, int out, int heads) {
+    const int head = out / heads;
+    const int in   = row % head;
+    return row - in + (in < head / 2 ? 2 * in : 2 * (in - head / 2) + 1);
+}
+
 namespace {
 
 // One matrix of a pair on its way from the file into the image.
@@ -75,13 +81,6 @@ class Converter {
     }
 
   private:
-    // Row of GGUF's B that holds row `row` of PEFT's: rotate-half halves become neighbouring pairs within each head.
-    static int permuted_row(int row, int out, int heads) {
-        const int head = out / heads;
-        const int in   = row % head;
-        return row - in + (in < head / 2 ? 2 * in : 2 * (in - head / 2) + 1);
-    }
-
     // Any float row to float32, in values_.
     void widen(std::size_t offset, HalfOrFloat type, std::size_t n) {
         const uint8_t * from = source_.read(offset, n * width(type));
@@ -119,7 +118,7 @@ class Converter {
 }  // namespace
 
 std::vector<int> AdapterImage::shape_of(const Model & model) {
-    std::vector<int> shape = { model.h().layers };
+    std::vector<int> shape = { model.h().layers, model.exact_adapters() ? 1 : 0 };
     for (int t = 0; t < TARGET_COUNT; ++t) {
         shape.push_back(model.target_in(static_cast<Target>(t)));
         shape.push_back(model.target_out(static_cast<Target>(t)));
@@ -176,7 +175,12 @@ std::size_t AdapterImage::lay_out(const Model & model, std::size_t file_bytes, s
 std::shared_ptr<const AdapterImage> AdapterImage::build(const Model & model, AdapterSource & source,
                                                         std::vector<AdapterPair> pairs) {
     std::shared_ptr<AdapterImage> image(new AdapterImage());
-    image->weights_ = ImageMemory(image->lay_out(model, source.bytes(), pairs));
+    const std::size_t             halves = image->lay_out(model, source.bytes(), pairs);
+    if (model.exact_adapters()) {
+        image->exact_ = ExactAdapter::build(model, source, pairs);
+        return image;
+    }
+    image->weights_ = ImageMemory(halves);
 
     // In the order of the file, which is then read once from front to back.
     std::vector<Move> moves;

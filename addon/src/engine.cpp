@@ -13,6 +13,7 @@ namespace mf {
 // Graphs of small steps are kept: decoding repeats the same shapes, and building one costs as much as a small model's step.
 static constexpr std::size_t GRAPHS_KEPT     = 24;
 static constexpr int         GRAPH_ROWS_KEPT = 64;
+static constexpr std::size_t GRAPH_RUNS_KEPT = 8;
 static constexpr int         CELLS_STEP      = 256;
 
 Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> vocabulary, const EngineOptions & options)
@@ -27,7 +28,7 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocabulary> v
                 std::to_string(h.vocabulary));
     if (model_->fused()) {
         forward_ = std::make_unique<CpuForward>(*model_, cache_);
-    } else if (options.slots > 0) {
+    } else if (options.slots > 0 && !model_->exact_adapters()) {
         gpu_slots_ = std::make_unique<GpuSlots>(*model_, options.slots, options.slot_rank_max);
     }
 }
@@ -47,12 +48,22 @@ void Engine::set_slot(int slot, std::shared_ptr<const AdapterImage> image) {
     if (gpu_slots_ != nullptr) {
         gpu_slots_->set(slot, *image);
     }
+    forget_graphs_of(slot);
     slots_[slot] = std::move(image);
+}
+
+// In exact mode a graph refers to the very weights of its adapters.
+void Engine::forget_graphs_of(int slot) {
+    graphs_.remove_if([&](const std::unique_ptr<Graph> & g) {
+        const auto & runs = g->shape().runs;
+        return std::any_of(runs.begin(), runs.end(), [&](const Run & run) { return run.slot == slot; });
+    });
 }
 
 void Engine::clear_slot(int slot) {
     require(slot >= 0 && slot < static_cast<int>(slots_.size()), "argument_invalid",
             "there is no adapter slot " + std::to_string(slot));
+    forget_graphs_of(slot);
     slots_[slot] = nullptr;
 }
 
@@ -186,11 +197,13 @@ Graph & Engine::graph_for(const GraphShape & shape) {
         }
     }
     // Large graphs hold large buffers: at most one of them stays.
-    graphs_.remove_if([&](const std::unique_ptr<Graph> & g) { return g->shape().rows > GRAPH_ROWS_KEPT; });
+    graphs_.remove_if([&](const std::unique_ptr<Graph> & g) {
+        return g->shape().rows > GRAPH_ROWS_KEPT || g->shape().runs.size() > GRAPH_RUNS_KEPT;
+    });
     if (graphs_.size() >= GRAPHS_KEPT) {
         graphs_.pop_back();
     }
-    graphs_.push_front(std::make_unique<Graph>(*model_, cache_, gpu_slots_.get(), shape));
+    graphs_.push_front(std::make_unique<Graph>(*model_, cache_, gpu_slots_.get(), slots_, shape));
     return *graphs_.front();
 }
 
@@ -265,12 +278,36 @@ float * Engine::compute_on_cpu(const StepBatch & b, int & width) {
         images);
 }
 
+// Rows without an adapter are in no run.
+template <typename F> static std::vector<Run> runs_of(int rows, F && slot_of) {
+    std::vector<Run> runs;
+    for (int row = 0; row < rows; ++row) {
+        const int slot = slot_of(row);
+        if (slot < 0) {
+            continue;
+        }
+        if (!runs.empty() && runs.back().slot == slot && runs.back().first + runs.back().count == row) {
+            ++runs.back().count;
+        } else {
+            runs.push_back({ slot, row, 1 });
+        }
+    }
+    return runs;
+}
+
 float * Engine::compute_graph(const StepBatch & b, int & width) {
     GraphShape shape;
-    shape.rows          = b.rows;
-    shape.outputs       = b.output_count;
-    shape.hidden        = b.want_hidden;
-    shape.lora          = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
+    shape.rows    = b.rows;
+    shape.outputs = b.output_count;
+    shape.hidden  = b.want_hidden;
+    if (model_->exact_adapters()) {
+        shape.runs = runs_of(b.rows, [&](int row) { return b.slots[row]; });
+        if (b.output_count < b.rows) {
+            shape.output_runs = runs_of(b.output_count, [&](int output) { return b.slots[b.outputs[output]]; });
+        }
+    } else {
+        shape.lora = std::any_of(b.slots, b.slots + b.rows, [](int32_t slot) { return slot >= 0; });
+    }
     const int high      = cache_.cells_high();
     shape.cells         = std::min((high + CELLS_STEP - 1) / CELLS_STEP * CELLS_STEP, cache_.cells());
     const Graph & graph = graph_for(shape);

@@ -72,6 +72,7 @@ class Engine {
     float * compute_on_cpu(const StepBatch & batch, int & width);
     float * compute_graph(const StepBatch & batch, int & width);
     Graph & graph_for(const GraphShape & shape);
+    void    forget_graphs_of(int slot);
     void    set_inputs(const Graph & graph, const StepBatch & batch);
     void    fill_mask(ggml_tensor * mask, const StepBatch & batch, int window) const;
 
@@ -81,7 +82,7 @@ class Engine {
     KvCache                                           cache_;
     std::unique_ptr<CpuForward>                       forward_;  // null where graphs are computed
     std::unique_ptr<GpuSlots>                         gpu_slots_;
-    std::vector<std::shared_ptr<const AdapterImage>>  slots_;
+    SlotImages                                        slots_;
     std::unordered_map<int, std::unique_ptr<Sampler>> samplers_;
     int                                               next_sampler_ = 1;
     std::list<std::unique_ptr<Graph>>                 graphs_;  // most recently used first

@@ -6,9 +6,13 @@
 
 namespace mf {
 
-Graph::Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const GraphShape & shape)
-    : model_(model), h_(model.h()), cache_(cache), slots_(slots), shape_(shape) {
-    const std::size_t      nodes  = 128 + static_cast<std::size_t>(h_.layers) * 96;
+// Of one run and target: two views, two products, one scaling and one addition.
+static constexpr std::size_t NODES_PER_RUN = TARGET_COUNT * 6;
+
+Graph::Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const SlotImages & images,
+             const GraphShape & shape)
+    : model_(model), h_(model.h()), cache_(cache), slots_(slots), images_(images), shape_(shape) {
+    const std::size_t      nodes  = 128 + h_.layers * (96 + NODES_PER_RUN * shape.runs.size());
     const ggml_init_params params = { ggml_tensor_overhead() * nodes * 2 + ggml_graph_overhead_custom(nodes, false), nullptr,
                                       true };
     ctx_                          = ggml_init(params);
@@ -60,18 +64,36 @@ ggml_tensor * Graph::delta(ggml_tensor * x, int layer, Target target, bool outpu
     return ggml_reshape_2d(ctx_, y, y->ne[0], y->ne[2]);
 }
 
+// Exact mode: libllama's operations in libllama's order (build_lora_mm in its llama-graph.cpp), for each run of rows. A step
+// whose rows all have the same adapter is libllama's own; else the products see the run's rows alone.
+ggml_tensor * Graph::adapted(ggml_tensor * y, ggml_tensor * x, int layer, Target target, bool outputs) {
+    for (const Run & run : outputs ? shape_.output_runs : shape_.runs) {
+        const ExactAdapter::Pair & pair = images_[run.slot]->exact()->pair(layer, target);
+        if (pair.a == nullptr) {
+            continue;
+        }
+        const bool    all   = run.count == x->ne[1];
+        ggml_tensor * rows  = all ? x : ggml_view_2d(ctx_, x, x->ne[0], run.count, x->nb[1], run.first * x->nb[1]);
+        ggml_tensor * delta = ggml_scale(ctx_, ggml_mul_mat(ctx_, pair.b, ggml_mul_mat(ctx_, pair.a, rows)), pair.scale);
+        // Other rows keep their bytes: adding zeros would turn a negative zero into a positive one.
+        y = all ? ggml_add(ctx_, y, delta) : ggml_acc_inplace(ctx_, y, delta, y->nb[1], y->nb[2], y->nb[3], run.first * y->nb[1]);
+    }
+    return y;
+}
+
 // x [in, rows] through every target of a site, adapters and biases included; one tensor per target.
 Graph::Outputs Graph::linear(ggml_tensor * x, int layer, SiteId id, bool outputs) {
     Outputs y = {};
     for (const auto & part : model_.layers[layer].sites[id].parts) {
         ggml_tensor * result = ggml_mul_mat(ctx_, part.weight, x);
-        if (part.bias != nullptr) {
-            result = ggml_add(ctx_, result, part.bias);
-        }
         // Only the fused path stacks targets.
         const Target target = part.spans[0].target;
         if (shape_.lora) {
             result = ggml_add(ctx_, result, delta(x, layer, target, outputs));
+        }
+        result = adapted(result, x, layer, target, outputs);
+        if (part.bias != nullptr) {
+            result = ggml_add(ctx_, result, part.bias);
         }
         y.of[place_of(target).index] = result;
     }

@@ -4,25 +4,43 @@
 #include <memory>
 #include <vector>
 
+#include "adapter_image.hpp"
 #include "gpu_slots.hpp"
 #include "kv_cache.hpp"
 
 namespace mf {
 
+// Neighbouring rows under one adapter.
+struct Run {
+    int  slot  = 0;
+    int  first = 0;
+    int  count = 0;
+    bool operator==(const Run & o) const { return slot == o.slot && first == o.first && count == o.count; }
+};
+
 struct GraphShape {
     int  rows    = 0;
-    int  outputs = 0;  // 0: only the cache is filled
-    int  cells   = 0;  // cells that attention looks at
-    bool lora    = false;
+    int  outputs = 0;      // 0: only the cache is filled
+    int  cells   = 0;      // cells that attention looks at
+    bool lora    = false;  // gathered products over the slots of a GPU
     bool hidden  = false;  // final hidden states instead of logits
-    bool operator==(const GraphShape & o) const {
-        return rows == o.rows && outputs == o.outputs && cells == o.cells && lora == o.lora && hidden == o.hidden;
+    // Exact mode: rows with adapters, and the same among the outputs alone.
+    std::vector<Run> runs;
+    std::vector<Run> output_runs;
+    bool             operator==(const GraphShape & o) const {
+                    return rows == o.rows && outputs == o.outputs && cells == o.cells && lora == o.lora && hidden == o.hidden &&
+                           runs == o.runs && output_runs == o.output_runs;
     }
 };
 
+// The exact mode's adapters, by slot.
+using SlotImages = std::vector<std::shared_ptr<const AdapterImage>>;
+
 class Graph {
   public:
-    Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const GraphShape & shape);
+    // The graph holds on to no adapter: it must go when a slot of its runs is filled anew or cleared.
+    Graph(const Model & model, const KvCache & cache, const GpuSlots * slots, const SlotImages & images,
+          const GraphShape & shape);
     ~Graph();
     Graph(const Graph &)             = delete;
     Graph & operator=(const Graph &) = delete;
@@ -51,6 +69,7 @@ class Graph {
     ggml_tensor * norm(ggml_tensor * x, ggml_tensor * weight);
     Outputs       linear(ggml_tensor * x, int layer, SiteId id, bool outputs);
     ggml_tensor * delta(ggml_tensor * x, int layer, Target target, bool outputs);
+    ggml_tensor * adapted(ggml_tensor * y, ggml_tensor * x, int layer, Target target, bool outputs);
     ggml_tensor * attend(ggml_tensor * x, int layer);
     ggml_tensor * feed_forward(ggml_tensor * x, int layer, bool outputs);
     void          expand(ggml_tensor * t) { ggml_build_forward_expand(graph_, t); }
@@ -59,6 +78,7 @@ class Graph {
     const Hyperparameters & h_;
     const KvCache &         cache_;
     const GpuSlots *        slots_;
+    const SlotImages &      images_;
     GraphShape              shape_;
     ggml_context *          ctx_       = nullptr;
     ggml_cgraph *           graph_     = nullptr;

@@ -74,7 +74,9 @@ class Model {
     const Hyperparameters & h() const { return h_; }
     Backend &               backend() const { return *backend_; }
     // Whether the CPU's own operations (cpu_forward.hpp) are used.
-    bool        fused() const { return backend_->is_cpu() && !exact_; }
+    bool fused() const { return backend_->is_cpu() && !exact_; }
+    // Whether adapters go through ggml's own products, each row group by itself (exact_adapter.hpp).
+    bool        exact_adapters() const { return backend_->is_cpu() && exact_; }
     std::size_t weight_bytes() const { return weight_bytes_; }
     int         target_in(Target target) const;
     int         target_out(Target target) const;
