@@ -130,6 +130,7 @@ export const limits = {
   concurrencyDefault: 256,
   requestsPerMinuteMax: 10_000_000,
   tokensPerMinuteMax: 100_000_000_000,
+  concurrencyMax: 100_000,
 
   /** /v1/files: one file; all files of a key; their number; names. */
   fileBytesMax: 512 * 1024 * 1024,

@@ -4,6 +4,7 @@
  */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import { limitFields, limitsIn, viewOfLimits } from '../auth/limit-fields.ts';
 import { effectiveScopes, isAdmin, type Principal, ROLE_SCOPES, SCOPES, type Scope } from '../auth/scopes.ts';
 import type { KeyRow } from '../db/schema.ts';
 import { ApiError, badRequest } from '../errors.ts';
@@ -12,12 +13,8 @@ import { integer, parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 
-const money = integer(0, Number.MAX_SAFE_INTEGER);
 const keyLimits = {
-  requests_per_minute: integer(1, limits.requestsPerMinuteMax).nullish(),
-  tokens_per_minute: integer(1, limits.tokensPerMinuteMax).nullish(),
-  concurrency: integer(1, 100_000).nullish(),
-  budget_micros: money.nullish(),
+  ...limitFields,
   models: z.array(z.string().min(1).max(256)).max(limits.allowListMax).nullish(),
   /** Seconds since 1970. */
   expires_at: integer(0, 1e11).nullish(),
@@ -67,10 +64,7 @@ function view(row: KeyRow): z.output<typeof keyView> {
     hint: row.hint,
     scopes: row.scopes,
     models: row.models,
-    requests_per_minute: row.requestsPerMinute,
-    tokens_per_minute: row.tokensPerMinute,
-    concurrency: row.concurrency,
-    budget_micros: row.budgetMicros,
+    ...viewOfLimits(row),
     spent_micros: row.spentMicros,
     reserved_micros: row.reservedMicros,
     created_at: Math.floor(row.createdAt / 1000),
@@ -81,10 +75,7 @@ function view(row: KeyRow): z.output<typeof keyView> {
 
 function limitsOf(body: z.output<typeof keyPatchRequest>) {
   return {
-    ...(body.requests_per_minute === undefined ? {} : { requestsPerMinute: body.requests_per_minute }),
-    ...(body.tokens_per_minute === undefined ? {} : { tokensPerMinute: body.tokens_per_minute }),
-    ...(body.concurrency === undefined ? {} : { concurrency: body.concurrency }),
-    ...(body.budget_micros === undefined ? {} : { budgetMicros: body.budget_micros }),
+    ...limitsIn(body),
     ...(body.models === undefined ? {} : { models: body.models }),
     ...(body.expires_at === undefined ? {} : { expiresAt: body.expires_at === null ? null : body.expires_at * 1000 }),
   };

@@ -1,7 +1,7 @@
 /**
  * Two-phase spending, in integer micro-units: reserve the most a request can cost, then post what it did cost, or void.
  * Each step is one statement, so one transaction: the condition stands in the INSERT itself, and triggers carry every change of a reservation
- * into the key's sums and the day's usage. Concurrent requests (and gateways) cannot overspend together, nor can the sums drift.
+ * into the sums of the key and of its user and the day's usage. Concurrent requests (and gateways) cannot overspend together, nor can the sums drift.
  * A reservation is open → posted | void | expired. Posting is idempotent by request id, and a cost that arrives after the reservation
  * expired is still posted: what was computed is always paid.
  */
@@ -29,13 +29,16 @@ export class BudgetLedger {
     this.#now = now;
   }
 
-  /** False if the key's budget has no room for the amount, or the key is revoked. */
+  /** False if the key's budget or its user's has no room for the amount, the key is revoked or its user may not act. */
   async reserve(requestId: string, keyId: string, amountMicros: number): Promise<boolean> {
     const now = this.#now();
     const inserted = await this.#client.execute({
       sql: `INSERT INTO reservations (request_id, key_id, amount_micros, state, created_at, deadline_at)
-            SELECT ?1, id, ?3, 'open', ?4, ?5 FROM keys
-            WHERE id = ?2 AND revoked_at IS NULL AND (budget_micros IS NULL OR spent_micros + reserved_micros + ?3 <= budget_micros)`,
+            SELECT ?1, k.id, ?3, 'open', ?4, ?5 FROM keys k LEFT JOIN users u ON u.id = k.user_id
+            WHERE k.id = ?2 AND k.revoked_at IS NULL
+              AND (k.budget_micros IS NULL OR k.spent_micros + k.reserved_micros + ?3 <= k.budget_micros)
+              AND (k.user_id IS NULL OR u.state = 'active'
+                AND (u.budget_micros IS NULL OR u.spent_micros + u.reserved_micros + ?3 <= u.budget_micros))`,
       args: [requestId, keyId, amountMicros, now, now + limits.reservationDeadlineMs],
     });
     return inserted.rowsAffected > 0;

@@ -143,6 +143,23 @@ export class KeyStore {
     return row ?? null;
   }
 
+  /** A key with its user. */
+  async withUser(id: string): Promise<{ key: KeyRow; user: UserRow | null } | null> {
+    const [row] = await this.#db
+      .select({ key: keys, user: users })
+      .from(keys)
+      .leftJoin(users, eq(users.id, keys.userId))
+      .where(eq(keys.id, id));
+    return row ?? null;
+  }
+
+  /** What may still be spent with a key, by its own budget and its user's; null: neither has one. */
+  async budgetLeft(id: string): Promise<number | null> {
+    const found = await this.withUser(id);
+    const left = [found?.key, found?.user].flatMap((row) => leftOf(row ?? null) ?? []);
+    return left.length === 0 ? null : Math.min(...left);
+  }
+
   async patch(id: string, patch: KeyPatch): Promise<KeyRow | null> {
     const changes = Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== undefined));
     if (Object.keys(changes).length === 0) return this.find(id);
@@ -169,6 +186,12 @@ export class KeyStore {
   }
 }
 
+/** Micro-units that a budget has left, at least 0; null: there is no budget. */
+export function leftOf(row: Pick<KeyRow, 'budgetMicros' | 'spentMicros' | 'reservedMicros'> | null): number | null {
+  if (row === null || row.budgetMicros === null) return null;
+  return Math.max(0, row.budgetMicros - row.spentMicros - row.reservedMicros);
+}
+
 /** null: the key is a user's who cannot act (any more). */
 export async function principalOf(row: KeyRow, user: UserRow | null, sha256Hex: Sha256Hex): Promise<Principal | null> {
   if (row.userId !== null && user?.state !== 'active') return null;
@@ -188,6 +211,14 @@ export async function principalOf(row: KeyRow, user: UserRow | null, sha256Hex: 
     tokensPerMinute: row.tokensPerMinute ?? limits.tokensPerMinuteDefault,
     concurrency: row.concurrency ?? limits.concurrencyDefault,
     budgetMicros: row.budgetMicros,
+    userLimits:
+      user === null
+        ? null
+        : {
+            requestsPerMinute: user.requestsPerMinute,
+            tokensPerMinute: user.tokensPerMinute,
+            concurrency: user.concurrency,
+          },
     expiresAt: row.expiresAt,
   };
 }

@@ -1,5 +1,5 @@
 /**
- * Requests per minute, tokens per minute and requests at once, per key, in this process's memory (many gateways each grant their own).
+ * Requests per minute, tokens per minute and requests at once, per key and per user, in this process's memory (many gateways each grant their own).
  * Token buckets in integers: a level is counted in 1/60,000 of a token, so a millisecond refills exactly `perMinute` of those units and no
  * rounding can grant or lose anything. A full bucket holds one minute's worth.
  */
@@ -63,9 +63,12 @@ export class TokenBucket {
 }
 
 interface Account {
+  /** Whose limits these are: the key's own, or those of its user, which all keys and sessions of the user share. */
+  of: 'key' | 'user';
   requests: TokenBucket;
   tokens: TokenBucket;
   active: number;
+  concurrency: number;
 }
 
 export interface Admission {
@@ -73,6 +76,9 @@ export interface Admission {
   /** Ends the request: frees its place and corrects the estimate to what was really used. Only the first call counts. */
   release(tokensUsed: number): void;
 }
+
+/** How the two are named to clients. */
+const WHOSE = { key: 'key', user: 'user, all keys and sessions together' } as const;
 
 export class RateLimiter {
   readonly #now: () => number;
@@ -83,75 +89,103 @@ export class RateLimiter {
     this.#accounts = new LRUCache({ max: limits.rateBucketsMax });
   }
 
-  /** All three limits are checked before any is charged. @throws ApiError 429 with retry-after. */
+  /** All limits, the key's and its user's, are checked before any is charged. @throws ApiError 429 with retry-after. */
   admit(principal: Principal, tokensEstimate: number): Admission {
     const now = this.#now();
-    const account = this.#account(principal, now);
-    if (account.active >= principal.concurrency) {
-      throw this.#refuse(
-        account,
-        now,
-        'concurrency_limit_exceeded',
-        `This key already has ${account.active} requests in flight, its limit.`,
-        1_000,
-      );
+    const accounts = this.#accountsOf(principal, now);
+    for (const account of accounts) {
+      if (account.active >= account.concurrency) {
+        const message = `Requests of this ${WHOSE[account.of]} in flight: ${account.active}, the limit. Try again when one has ended.`;
+        throw this.#refuse(account, now, 'concurrency_limit_exceeded', message, 1_000);
+      }
     }
-    if (!account.requests.canTake(1, now)) {
-      const wait = account.requests.waitMs(1, now);
-      throw this.#refuse(
-        account,
-        now,
-        'rate_limit_exceeded',
-        `Rate limit reached: ${principal.requestsPerMinute} requests per minute. Try again in ${durationOf(wait)}.`,
-        wait,
-      );
+    for (const account of accounts) this.#checkRequests(account, now);
+    for (const account of accounts) this.#checkTokens(account, tokensEstimate, now);
+    for (const account of accounts) {
+      account.requests.take(1);
+      account.tokens.take(tokensEstimate);
+      account.active += 1;
     }
-    if (!account.tokens.canTake(tokensEstimate, now)) {
-      const wait = account.tokens.waitMs(tokensEstimate, now);
-      const advice = Number.isFinite(wait)
-        ? `Try again in ${durationOf(wait)}.`
-        : 'The request alone is larger than that; ask for fewer tokens.';
-      throw this.#refuse(
-        account,
-        now,
-        'rate_limit_exceeded',
-        `Rate limit reached: ${principal.tokensPerMinute} tokens per minute, requested ${tokensEstimate}. ${advice}`,
-        wait,
-      );
-    }
-    account.requests.take(1);
-    account.tokens.take(tokensEstimate);
-    account.active += 1;
     let released = false;
     return {
-      headers: this.#headers(account, now),
+      headers: this.#headers(accounts, now),
       release: (tokensUsed) => {
         if (released) return;
         released = true;
-        account.active -= 1;
-        account.tokens.canTake(0, this.#now());
-        account.tokens.take(tokensUsed - tokensEstimate);
+        for (const account of accounts) {
+          account.active -= 1;
+          account.tokens.canTake(0, this.#now());
+          account.tokens.take(tokensUsed - tokensEstimate);
+        }
       },
     };
   }
 
-  #account(principal: Principal, now: number): Account {
-    let account = this.#accounts.get(principal.keyId);
+  /** A request that generates nothing: it counts among those of a minute, and holds no place. @throws ApiError 429 with retry-after. */
+  count(principal: Principal): Record<string, string> {
+    const now = this.#now();
+    const accounts = this.#accountsOf(principal, now);
+    for (const account of accounts) this.#checkRequests(account, now);
+    for (const account of accounts) account.requests.take(1);
+    return this.#headers(accounts, now);
+  }
+
+  #checkRequests(account: Account, now: number): void {
+    if (account.requests.canTake(1, now)) return;
+    const wait = account.requests.waitMs(1, now);
+    const message = `Rate limit of this ${WHOSE[account.of]} reached: ${account.requests.perMinute} requests per minute. Try again in ${durationOf(wait)}.`;
+    throw this.#refuse(account, now, 'rate_limit_exceeded', message, wait);
+  }
+
+  #checkTokens(account: Account, estimate: number, now: number): void {
+    if (account.tokens.canTake(estimate, now)) return;
+    const wait = account.tokens.waitMs(estimate, now);
+    const advice = Number.isFinite(wait)
+      ? `Try again in ${durationOf(wait)}.`
+      : 'The request alone is larger than that; ask for fewer tokens.';
+    const message = `Rate limit of this ${WHOSE[account.of]} reached: ${account.tokens.perMinute} tokens per minute, requested ${estimate}. ${advice}`;
+    throw this.#refuse(account, now, 'rate_limit_exceeded', message, wait);
+  }
+
+  #accountsOf(principal: Principal, now: number): Account[] {
+    const own = this.#account('key', principal.keyId, principal, now);
+    if (principal.userId === null || principal.userLimits === null) return [own];
+    const { requestsPerMinute, tokensPerMinute, concurrency } = principal.userLimits;
+    const most = {
+      // Also without limits there is an account: one that is set later counts what was used before.
+      requestsPerMinute: requestsPerMinute ?? limits.requestsPerMinuteMax,
+      tokensPerMinute: tokensPerMinute ?? limits.tokensPerMinuteMax,
+      concurrency: concurrency ?? Number.POSITIVE_INFINITY,
+    };
+    return [own, this.#account('user', principal.userId, most, now)];
+  }
+
+  #account(
+    of: Account['of'],
+    id: string,
+    most: Pick<Principal, 'requestsPerMinute' | 'tokensPerMinute' | 'concurrency'>,
+    now: number,
+  ): Account {
+    const name = `${of} ${id}`;
+    let account = this.#accounts.get(name);
     if (account === undefined) {
       account = {
-        requests: new TokenBucket(principal.requestsPerMinute, now),
-        tokens: new TokenBucket(principal.tokensPerMinute, now),
+        of,
+        requests: new TokenBucket(most.requestsPerMinute, now),
+        tokens: new TokenBucket(most.tokensPerMinute, now),
         active: 0,
+        concurrency: most.concurrency,
       };
-      this.#accounts.set(principal.keyId, account);
+      this.#accounts.set(name, account);
     }
-    account.requests.resize(principal.requestsPerMinute, now);
-    account.tokens.resize(principal.tokensPerMinute, now);
+    account.requests.resize(most.requestsPerMinute, now);
+    account.tokens.resize(most.tokensPerMinute, now);
+    account.concurrency = most.concurrency;
     return account;
   }
 
   #refuse(account: Account, now: number, code: string, message: string, waitMs: number): ApiError {
-    const headers = this.#headers(account, now);
+    const headers: Record<string, string> = { ...this.#headers([account], now), 'x-limit-of': account.of };
     if (Number.isFinite(waitMs)) {
       headers['retry-after-ms'] = String(waitMs);
       headers['retry-after'] = String(Math.max(1, Math.ceil(waitMs / 1000)));
@@ -161,14 +195,18 @@ export class RateLimiter {
     return new ApiError(429, 'rate_limit_error', code, message, { headers });
   }
 
-  #headers(account: Account, now: number): Record<string, string> {
+  /** Of several accounts, what is left is told of the one that has least. */
+  #headers(accounts: Account[], now: number): Record<string, string> {
+    const least = (kind: 'requests' | 'tokens') =>
+      accounts.map((account) => account[kind]).reduce((a, b) => (b.remaining(now) < a.remaining(now) ? b : a));
+    const [requests, tokens] = [least('requests'), least('tokens')];
     return {
-      'x-ratelimit-limit-requests': String(account.requests.perMinute),
-      'x-ratelimit-remaining-requests': String(account.requests.remaining(now)),
-      'x-ratelimit-reset-requests': durationOf(account.requests.resetMs(now)),
-      'x-ratelimit-limit-tokens': String(account.tokens.perMinute),
-      'x-ratelimit-remaining-tokens': String(account.tokens.remaining(now)),
-      'x-ratelimit-reset-tokens': durationOf(account.tokens.resetMs(now)),
+      'x-ratelimit-limit-requests': String(requests.perMinute),
+      'x-ratelimit-remaining-requests': String(requests.remaining(now)),
+      'x-ratelimit-reset-requests': durationOf(requests.resetMs(now)),
+      'x-ratelimit-limit-tokens': String(tokens.perMinute),
+      'x-ratelimit-remaining-tokens': String(tokens.remaining(now)),
+      'x-ratelimit-reset-tokens': durationOf(tokens.resetMs(now)),
     };
   }
 }

@@ -1,5 +1,6 @@
 /** What a caller may do. Keys carry scopes; a user's role says which of them the user's keys and sessions can have. */
 import type { Role } from '../db/people-schema.ts';
+import type { Limits } from './limit-fields.ts';
 
 export const SCOPES = [
   'inference',
@@ -59,6 +60,8 @@ export interface Principal {
   tokensPerMinute: number;
   concurrency: number;
   budgetMicros: number | null;
+  /** What holds for all keys and sessions of the user together; null: a key of the operator's. */
+  userLimits: Omit<Limits, 'budgetMicros'> | null;
   expiresAt: number | null;
 }
 

@@ -1,4 +1,5 @@
 /** Tables of people: users and how they prove who they are, organisations, sessions, and the log of administrative acts. */
+import { sql } from 'drizzle-orm';
 import { index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core';
 
 export const ROLES = ['admin', 'builder', 'contributor', 'consumer'] as const;
@@ -16,6 +17,14 @@ export const users = sqliteTable('users', {
   password: text('password'),
   /** The key that pays for what the user does in a session; nobody holds its credential. */
   accountKey: text('account_key').notNull().unique(),
+  /** What holds for all keys and sessions of the user together, besides what each key has of its own; null: no such limit. */
+  requestsPerMinute: integer('requests_per_minute'),
+  tokensPerMinute: integer('tokens_per_minute'),
+  concurrency: integer('concurrency'),
+  budgetMicros: integer('budget_micros'),
+  /** Sums over the user's keys, the account's included; triggers keep them in step with reservations. */
+  spentMicros: integer('spent_micros').notNull().default(0),
+  reservedMicros: integer('reserved_micros').notNull().default(0),
   createdAt: integer('created_at').notNull(),
   lastLoginAt: integer('last_login_at'),
 });
@@ -99,7 +108,10 @@ export const memberships = sqliteTable(
   ],
 );
 
-/** Written before an act begins; `status` when it has ended, once (a trigger sees to it). Rows are never removed. */
+/**
+ * Written before an act begins; `status` when it has ended, once. Rows leave only when they are older than the operator keeps them, are not
+ * `kept`, and an open act `audit.prune` says so: triggers see to all of it. `seq` is the rowid, so each index ends with it.
+ */
 export const auditLog = sqliteTable(
   'audit_log',
   {
@@ -117,11 +129,16 @@ export const auditLog = sqliteTable(
     detail: text('detail', { mode: 'json' }).$type<Record<string, unknown>>(),
     /** HTTP status of the answer; null: under way, or the process ended before it did. */
     status: integer('status'),
+    /** Stays for ever: what bears on money, keys, roles and rights, if it happened. */
+    kept: integer('kept', { mode: 'boolean' }).notNull().default(true),
   },
   (table) => [
-    index('audit_action').on(table.action, table.seq),
-    index('audit_user').on(table.userId, table.seq),
-    index('audit_object').on(table.object, table.seq),
+    index('audit_at').on(table.at),
+    index('audit_action').on(table.action, table.at),
+    index('audit_user').on(table.userId, table.at),
+    index('audit_key').on(table.keyId, table.at),
+    index('audit_object').on(table.object, table.at),
+    index('audit_prunable').on(table.at).where(sql`kept = 0`),
   ],
 );
 

@@ -150,11 +150,9 @@ export class Factory {
     return costMicrosOf(rate, tokens, 0);
   }
 
-  /** What a key may still spend; null: it has no budget. */
+  /** What a key may still spend, by its own budget and its user's; null: neither has one. */
   async budgetLeft(keyId: string): Promise<number | null> {
-    const row = await this.#deps.keys.find(keyId);
-    if (row === null || row.budgetMicros === null) return null;
-    return Math.max(0, row.budgetMicros - row.spentMicros - row.reservedMicros);
+    return this.#deps.keys.budgetLeft(keyId);
   }
 
   /** What was computed is paid, once, whatever is left of the budget by now. */

@@ -1,4 +1,5 @@
 /** The first phase of spending, with its refusals. */
+import { leftOf } from '../auth/key-store.ts';
 import type { Principal } from '../auth/scopes.ts';
 import { ApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
@@ -27,14 +28,24 @@ export async function reserve(services: Services, options: ReserveOptions): Prom
     }
   };
   if (await attempt(options.amountMicros)) return;
-  const row = await services.keys.find(principal.keyId);
-  if (row === null || row.revokedAt !== null)
+  const found = await services.keys.withUser(principal.keyId);
+  if (found === null || found.key.revokedAt !== null || (found.key.userId !== null && found.user?.state !== 'active'))
     throw new ApiError(401, 'invalid_request_error', 'invalid_api_key', 'The API key is unknown, expired or revoked.');
   if (options.exactMicros !== undefined) {
     const exact = await options.exactMicros();
     if (exact < options.amountMicros && (await attempt(exact))) return;
   }
-  const left = Math.max(0, (row.budgetMicros ?? 0) - row.spentMicros - row.reservedMicros);
-  const message = `This key's budget does not cover the request: ${left} micro-units are left. Ask for fewer tokens, or raise the budget.`;
-  throw new ApiError(429, 'insufficient_quota', 'insufficient_quota', message);
+  throw insufficientQuota(leftOf(found.key), leftOf(found.user));
+}
+
+/** Of the two the one with less is told. */
+function insufficientQuota(ofKey: number | null, ofUser: number | null): ApiError {
+  const user = ofUser !== null && (ofKey === null || ofUser < ofKey);
+  const left = (user ? ofUser : ofKey) ?? 0;
+  const message = user
+    ? `The budget of this user, all keys and sessions together, does not cover the request: ${left} micro-units are left. Ask for fewer tokens, or an administrator to raise it.`
+    : `This key's budget does not cover the request: ${left} micro-units are left. Ask for fewer tokens, or raise the budget.`;
+  return new ApiError(429, 'insufficient_quota', 'insufficient_quota', message, {
+    headers: { 'x-limit-of': user ? 'user' : 'key' },
+  });
 }

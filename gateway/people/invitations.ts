@@ -22,16 +22,32 @@ export class Invitations {
     this.#now = now;
   }
 
-  /** @param createdBy owner id of whoever made it. @returns the token, which exists only in this return value. */
-  async create(userId: string, createdBy: string): Promise<{ token: string; expiresAt: number }> {
+  /**
+   * @param user as whoever makes it was allowed to: for somebody who has another role by now there is none.
+   * @param createdBy owner id of whoever made it. @returns the token, which exists only in this return value; null: the user has changed.
+   */
+  async create(
+    user: Pick<UserRow, 'id' | 'role'>,
+    createdBy: string,
+  ): Promise<{ token: string; expiresAt: number } | null> {
     const token = `mfi-${randomBase64Url(32)}`;
     const now = this.#now();
     const expiresAt = now + limits.invitationMs;
-    await this.#db.batch([
-      this.#close(userId),
-      this.#db.insert(invitations).values({ hash: hashOf(token), userId, createdBy, createdAt: now, expiresAt }),
-    ]);
-    return { token, expiresAt };
+    const [, made] = await this.#db.$client.batch(
+      [
+        {
+          sql: 'UPDATE invitations SET used_at = ?2 WHERE user_id = ?1 AND used_at IS NULL',
+          args: [user.id, now],
+        },
+        {
+          sql: `INSERT INTO invitations (hash, user_id, created_by, created_at, expires_at)
+                SELECT ?1, id, ?3, ?4, ?5 FROM users WHERE id = ?2 AND role = ?6 AND state <> 'disabled'`,
+          args: [hashOf(token), user.id, createdBy, now, expiresAt, user.role],
+        },
+      ],
+      'write',
+    );
+    return made !== undefined && made.rowsAffected > 0 ? { token, expiresAt } : null;
   }
 
   #close(userId: string) {

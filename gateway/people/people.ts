@@ -155,14 +155,17 @@ export class People {
     return (await this.users.find(user.id)) ?? user;
   }
 
-  /** Effective with the next request: what a lower role or another state takes away is gone. */
+  /**
+   * Effective with the next request: what a lower role or another state takes away is gone.
+   * @param user as the caller was judged by: somebody who has another role by now is not changed. @throws ApiError 409
+   */
   async changeUser(user: UserRow, change: UserChange): Promise<UserRow> {
-    const changed = (await this.users.change(user.id, change)) ?? user;
-    if (change.role !== undefined || change.state !== undefined) this.forget();
-    if (change.state === 'disabled') {
-      await this.sessions.endAll(user.id);
-      await this.invitations.closeAll(user.id);
-    }
+    const changed = await this.users.change(user, change);
+    if (changed === null) throw userChanged();
+    if (Object.keys(change).some((name) => name !== 'name')) this.forget();
+    if (change.state === 'disabled') await this.sessions.endAll(user.id);
+    // A link sets the password of whoever has the role by then; whoever made it may have been allowed to for the old one only.
+    if (change.state === 'disabled' || changed.role !== user.role) await this.invitations.closeAll(user.id);
     return changed;
   }
 
@@ -227,6 +230,11 @@ export class People {
     if (row.key.expiresAt !== null && row.key.expiresAt <= this.#now()) return null;
     return principalOf(row.key, row.user, this.#sha256Hex);
   }
+}
+
+export function userChanged(): ApiError {
+  const message = 'Somebody else has just changed this user. Look again, and send the request anew.';
+  return new ApiError(409, 'invalid_request_error', 'user_changed', message);
 }
 
 function wrongCredentials(): ApiError {

@@ -1,5 +1,6 @@
 /** The rows of users. Each has an account key beside it, made together with it, which pays for what the user does in a session. */
 import { and, desc, eq, inArray, lt, ne, or, type SQL, sql } from 'drizzle-orm';
+import type { Limits } from '../auth/limit-fields.ts';
 import type { Database } from '../db/open.ts';
 import { keys, type Role, type UserRow, users } from '../db/schema.ts';
 import { ApiError } from '../errors.ts';
@@ -12,6 +13,7 @@ export interface NewUser {
   role: Role;
   /** `invited` until a password is set; `active` where somebody else vouches (an OpenID provider). */
   state?: 'invited' | 'active';
+  limits?: Partial<Limits>;
 }
 
 export interface UserFilter {
@@ -21,7 +23,7 @@ export interface UserFilter {
   q?: string | undefined;
 }
 
-export type UserChange = { name?: string; role?: Role; state?: UserRow['state'] };
+export type UserChange = { name?: string; role?: Role; state?: UserRow['state'] } & Partial<Limits>;
 
 /** What stands in LIKE for itself. */
 const likeOf = (text: string) => `%${text.replaceAll(/[\\%_]/g, (sign) => `\\${sign}`)}%`;
@@ -51,6 +53,7 @@ export class Users {
           state: input.state ?? 'invited',
           accountKey,
           createdAt,
+          ...input.limits,
         })
         .onConflictDoNothing()
         .returning(),
@@ -132,9 +135,14 @@ export class Users {
     return { rows: rows.slice(0, page.limit), hasMore: rows.length > page.limit };
   }
 
-  async change(id: string, change: UserChange): Promise<UserRow | null> {
-    if (Object.keys(change).length === 0) return this.find(id);
-    const [row] = await this.#db.update(users).set(change).where(eq(users.id, id)).returning();
+  /** null: the user's role is no longer that of the row. */
+  async change(user: Pick<UserRow, 'id' | 'role'>, change: UserChange): Promise<UserRow | null> {
+    const same = and(eq(users.id, user.id), eq(users.role, user.role));
+    if (Object.keys(change).length === 0) {
+      const [row] = await this.#db.select().from(users).where(same);
+      return row ?? null;
+    }
+    const [row] = await this.#db.update(users).set(change).where(same).returning();
     return row ?? null;
   }
 

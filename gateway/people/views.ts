@@ -1,5 +1,6 @@
 /** How users, sessions and acts look to clients. Times in seconds since 1970. */
 import { z } from '@hono/zod-openapi';
+import { viewOfLimits } from '../auth/limit-fields.ts';
 import { type AuditRow, ROLES, type SessionRow, type UserRow } from '../db/schema.ts';
 
 const seconds = (milliseconds: number) => Math.floor(milliseconds / 1000);
@@ -15,6 +16,13 @@ export const userView = z
     has_password: z.boolean(),
     created_at: z.number().int(),
     last_login_at: z.number().int().nullable(),
+    /** All keys and sessions together; null: no such limit. */
+    requests_per_minute: z.number().int().nullable(),
+    tokens_per_minute: z.number().int().nullable(),
+    concurrency: z.number().int().nullable(),
+    budget_micros: z.number().int().nullable(),
+    spent_micros: z.number().int(),
+    reserved_micros: z.number().int(),
   })
   .openapi('User');
 
@@ -29,6 +37,9 @@ export function viewOfUser(row: UserRow): z.output<typeof userView> {
     has_password: row.password !== null,
     created_at: seconds(row.createdAt),
     last_login_at: row.lastLoginAt === null ? null : seconds(row.lastLoginAt),
+    ...viewOfLimits(row),
+    spent_micros: row.spentMicros,
+    reserved_micros: row.reservedMicros,
   };
 }
 

@@ -19,6 +19,7 @@ const principal = (limits: Partial<Principal>): Principal => ({
   tokensPerMinute: 1000,
   concurrency: 100,
   budgetMicros: null,
+  userLimits: null,
   expiresAt: null,
   ...limits,
 });

@@ -330,7 +330,7 @@ export async function validateJob(
   }
   const left = await factory.budgetLeft(job.keyId);
   if (left !== null && estimate.cost_micros > left) {
-    const message = `Training will cost about ${estimate.cost_micros} micro-units, but this key has ${left} left. Raise its budget, or train fewer epochs.`;
+    const message = `Training will cost about ${estimate.cost_micros} micro-units, but this key, or its user, has ${left} left. Raise the budget, or train fewer epochs.`;
     throw new JobFailure('exceeded_quota', message, null);
   }
   const told = warnings.filter(({ report }) => report.warnings > 0);

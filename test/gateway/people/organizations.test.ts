@@ -185,7 +185,7 @@ describe('members', () => {
     const id = await organization(ada);
     const { people } = rig.app.services;
     const gone = await rig.user({});
-    await people.users.change(gone.id, { state: 'disabled' });
+    await people.users.change(gone.row, { state: 'disabled' });
     people.forget();
     for (const who of [`user_${'0'.repeat(32)}`, 'nobody@users.test', gone.id, gone.email, "' OR 1=1 --", '%', '@'])
       expect(await codeOf(await ada.call('PUT', members(id, encodeURIComponent(who)), {})), who).toBe(
@@ -228,7 +228,7 @@ describe('members', () => {
     const former = await rig.user({ role: 'builder' });
     await join(id, ada, former, 'owner');
     const { people, organizations } = rig.app.services;
-    await people.users.change(former.id, { state: 'disabled' });
+    await people.users.change(former.row, { state: 'disabled' });
     people.forget();
     expect(await codeOf(await ada.call('DELETE', members(id, 'me')))).toBe('409 last_owner');
     expect((await former.call('GET', `/api/organizations/${id}`)).status).toBe(401);
