@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { PATIENCE_MS } from './test/support/patience.ts';
 
 /** Tests that compute with the native engine: one file at a time, since two ggml thread pools on the same cores starve each other. */
 const NATIVE = [
@@ -11,10 +12,11 @@ const NATIVE = [
 export default defineConfig({
   test: {
     globalSetup: ['test/support/global-setup.ts'],
-    // Generous: the machines of CI are slow and shared; what hangs is still found.
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // Generous: the machines of CI are slow and shared; what hangs is still found. No test has a shorter time-out of its own.
+    testTimeout: 120_000,
+    hookTimeout: 300_000,
     teardownTimeout: 20_000,
+    expect: { poll: { timeout: PATIENCE_MS, interval: 20 } },
     restoreMocks: true,
     projects: [
       {

@@ -7,6 +7,7 @@ export {
   formatCheckpoint,
   openCheckpoint,
   parseCheckpoint,
+  parseCheckpointBody,
   signCheckpoint,
 } from './receipts/checkpoint.ts';
 export { DATANET_ROW, type DatanetRowRecord } from './receipts/datanet-row.ts';
@@ -21,5 +22,5 @@ export {
   nodeHash,
   verifyInclusion,
 } from './receipts/merkle.ts';
-export { type NoteVerifier, parseVkey, signNote } from './receipts/note.ts';
+export { type NoteVerifier, openNote, parseVkey, signNote } from './receipts/note.ts';
 export { DATANET_ROW_PROOF } from './receipts/verify-datanet-row.ts';

@@ -83,6 +83,7 @@ export function createApp(deps: AppDeps): App {
   const people = new People({ db: deps.db, keys, log: deps.log, now, sha256Hex }, deps.people ?? {});
   const factory = new Factory({
     ...deps.factory,
+    datanetKey: deps.datanets.key.verifier,
     db: deps.db,
     pool,
     keys,
@@ -202,6 +203,7 @@ function guard(services: Services, route: Route, openMetrics: boolean): Middlewa
       const principal = await authenticate(services, c, route.access);
       c.set('principal', principal);
       record.keyId = principal.keyId;
+      if (route.counted === true) Object.assign(c.get('headers'), services.limiter.count(principal));
     }
     if (route.audit === undefined) return next();
     const principal = c.get('principal') as Principal | undefined;

@@ -167,8 +167,9 @@ export const limits = {
   /** Fine-tuning jobs that a key may have waiting or running. */
   jobsPerKeyMax: 16,
   jobsListMax: 100,
-  /** Of SSE streams of job events, all callers together. */
+  /** SSE streams of job events: all callers together, and of one user or operator's key. */
   eventStreamsMax: 256,
+  eventStreamsPerOwnerMax: 32,
   eventsPageMax: 1000,
   jobsPollMs: 500,
   /** How long cancel, pause and resume wait for the daemon to have done so before they answer with the state as it is. */

@@ -59,6 +59,8 @@ export interface Route {
   media?: string;
   /** `noun.verb`: the act is written into the audit log, before the handler begins and when it has ended. */
   audit?: string;
+  /** One of the caller's requests per minute. Routes that compute count themselves, with their tokens. */
+  counted?: true;
   status?: number;
   handler: (c: Context<AppEnv>) => Response | Promise<Response>;
 }

@@ -201,6 +201,18 @@ export class DaemonPool {
     return holders;
   }
 
+  /** Digests that each name of an adapter has now; not `complete` where a daemon does not answer. */
+  async served(): Promise<{ digests: Map<string, Set<string>>; complete: boolean }> {
+    await this.#look(true);
+    const serving = this.#serving();
+    const digests = new Map<string, Set<string>>();
+    for (const { snapshot } of serving) {
+      for (const { name, digest } of snapshot.adapters.values())
+        digests.set(name, (digests.get(name) ?? new Set()).add(digest));
+    }
+    return { digests, complete: serving.length === this.#nodes.length };
+  }
+
   async adapters(): Promise<Adapter[]> {
     await this.#look(true);
     const serving = this.#serving();

@@ -1,5 +1,6 @@
 /** What the routes of files and fine-tuning work with; made once in createApp. */
 import type { Client } from '@libsql/client';
+import type { NoteVerifier } from '../../daemon/evidence.ts';
 import { costMicrosOf } from '../../daemon/protocol.ts';
 import type { BudgetLedger } from '../auth/budget.ts';
 import type { KeyStore } from '../auth/key-store.ts';
@@ -12,6 +13,7 @@ import { limits } from '../limits.ts';
 import type { Log } from '../services.ts';
 import { FileRows } from './files/file-rows.ts';
 import type { FileStorage } from './files/storage.ts';
+import { EventStreams } from './jobs/event-streams.ts';
 import { JobRows } from './jobs/job-rows.ts';
 import { JobRunner } from './jobs/runner.ts';
 import { DatanetFiles } from './mixtures/datanet-file.ts';
@@ -24,6 +26,8 @@ import { Turns } from './turns.ts';
 export interface FactoryDeps {
   db: Database;
   storage: FileStorage;
+  /** That the versions of Datanets are signed with. */
+  datanetKey: NoteVerifier;
   pool: DaemonPool;
   keys: KeyStore;
   ledger: BudgetLedger;
@@ -38,6 +42,7 @@ export interface FactoryDeps {
 
 export class Factory {
   readonly storage: FileStorage;
+  readonly datanetKey: NoteVerifier;
   readonly files: FileRows;
   readonly jobs: JobRows;
   readonly owners: ModelOwners;
@@ -58,8 +63,7 @@ export class Factory {
   readonly now: () => number;
   readonly currency: string;
   readonly organization: string;
-  /** SSE streams of events that are open. */
-  eventStreams = 0;
+  readonly eventStreams = new EventStreams();
   readonly #deps: FactoryDeps;
   #sweeper: ReturnType<typeof setInterval> | undefined;
   #asker: ReturnType<typeof setInterval> | undefined;
@@ -67,6 +71,7 @@ export class Factory {
   constructor(deps: FactoryDeps) {
     this.#deps = deps;
     this.storage = deps.storage;
+    this.datanetKey = deps.datanetKey;
     this.pool = deps.pool;
     this.log = deps.log;
     this.now = deps.now;

@@ -22,7 +22,12 @@ import { adapterSources, adapterSourcesView } from './mixtures/api.ts';
 const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item), has_more: z.boolean() });
 const deleted = (object: string) => z.object({ id: z.string(), object: z.literal(object), deleted: z.boolean() });
 
+/** All of them count as requests: none is limited by the tokens that it generates. */
 export function factoryRoutes(s: Services): Route[] {
+  return uncounted(s).map((route) => ({ ...route, counted: true }));
+}
+
+function uncounted(s: Services): Route[] {
   const access = 'fine_tuning' as const;
   const files = 'Files';
   const tuning = 'Fine-tuning';
@@ -142,7 +147,7 @@ export function factoryRoutes(s: Services): Route[] {
       path: `${job}/checkpoints`,
       access,
       tag: tuning,
-      summary: 'Checkpoints, newest first; each is a model that can be used at once',
+      summary: 'Checkpoints, newest first; each can be used as a model while its state is `available`',
       query: checkpointsQuery,
       answer: pageView(checkpointView),
       handler: (c) => listCheckpoints(s, c),

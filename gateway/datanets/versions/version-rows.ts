@@ -80,6 +80,8 @@ export interface ContentRow {
   content: string | null;
   contentHash: string;
   leafHash: Uint8Array;
+  /** The leaf's bytes, where they were asked for. */
+  entry?: string;
 }
 
 /**
@@ -90,13 +92,14 @@ export async function* contentPages(
   client: Client,
   datanetId: string,
   version: number,
-  options: { signal?: AbortSignal | undefined } = {},
+  options: { signal?: AbortSignal | undefined; entries?: boolean } = {},
 ): AsyncGenerator<ContentRow[]> {
+  const entryColumn = options.entries === true ? ', r.entry' : '';
   let after = 0;
   for (;;) {
     options.signal?.throwIfAborted();
     const { rows } = await client.execute({
-      sql: `SELECT r.seq, r.contributor, r.contribution_id AS contributionId, c.licence, r.content, r.content_hash AS contentHash, r.leaf_hash AS leafHash
+      sql: `SELECT r.seq, r.contributor, r.contribution_id AS contributionId, c.licence, r.content, r.content_hash AS contentHash, r.leaf_hash AS leafHash${entryColumn}
         FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM (
           SELECT t.seq, r.size FROM (SELECT seq FROM ${TREE} WHERE datanet_id = :datanet AND seq > :after AND ${IN_VERSION}
             ORDER BY seq LIMIT :most) t CROSS JOIN datanet_rows r ON r.seq = t.seq)) page
@@ -123,6 +126,7 @@ export async function* contentPages(
         content,
         contentHash,
         leafHash: new Uint8Array(found.leafHash),
+        ...(options.entries === true ? { entry: found.entry as string } : {}),
       };
     });
     yield page;

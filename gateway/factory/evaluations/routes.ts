@@ -29,7 +29,15 @@ import {
   validateGrader,
 } from './grader-api.ts';
 
+/** Those that do not compute count as requests; the others count themselves. */
 export function evaluationRoutes(s: Services): Route[] {
+  const computing = new Set(['/api/evaluations', '/v1/fine_tuning/alpha/graders/run']);
+  return uncounted(s).map((route) =>
+    route.method === 'post' && computing.has(route.path) ? route : { ...route, counted: true },
+  );
+}
+
+function uncounted(s: Services): Route[] {
   const access = 'fine_tuning' as const;
   const evaluations = 'Evaluations';
   const aliases = 'Aliases';

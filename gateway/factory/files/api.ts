@@ -4,15 +4,20 @@ import type { Context } from 'hono';
 import { attachment } from '../../datanets/exports/filename.ts';
 import type { FileRow } from '../../db/schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { datanetLines } from '../mixtures/datanet-content.ts';
 import { type DatanetFile, datanetFileBytes, datanetFileName, parseDatanetFileId } from '../mixtures/datanet-file.ts';
+import type { Refused } from '../mixtures/rights.ts';
 import { upload } from './upload.ts';
 
 /** What the files of Datanets are for; they are listed only where it is asked for. */
 const DATANET_PURPOSE = 'datanet';
+
+/** Refusals that the caller can do nothing about. */
+const FOR_GOOD = new Set(['rows_withdrawn', 'datanet_revoked']);
 
 export const fileView = z
   .object({
@@ -23,7 +28,11 @@ export const fileView = z
     expires_at: z.number().int().optional(),
     filename: z.string(),
     purpose: z.string(),
-    status: z.enum(['uploaded', 'processed', 'error']),
+    status: z.enum(['uploaded', 'processed', 'error']).openapi({
+      description:
+        'Of a version of a Datanet: processed, the caller may train on it now; uploaded, something is to be done before; error, nobody may any more.',
+    }),
+    status_details: z.string().optional().openapi({ description: 'Why it is not processed.' }),
   })
   .openapi('OpenAIFile');
 
@@ -56,7 +65,8 @@ export function noSuchFile(id: string, param: string | null = 'id', status = 404
   });
 }
 
-export function viewOfDatanetFile(file: DatanetFile): z.output<typeof fileView> {
+/** @param refused why a job would refuse it now */
+export function viewOfDatanetFile(file: DatanetFile, refused: Refused | null = null): z.output<typeof fileView> {
   return {
     id: file.id,
     object: 'file',
@@ -65,7 +75,8 @@ export function viewOfDatanetFile(file: DatanetFile): z.output<typeof fileView> 
     created_at: Math.floor(file.version.createdAt / 1000),
     filename: datanetFileName(file),
     purpose: DATANET_PURPOSE,
-    status: 'processed',
+    status: refused === null ? 'processed' : FOR_GOOD.has(refused.code) ? 'error' : 'uploaded',
+    ...(refused === null ? {} : { status_details: refused.message }),
   };
 }
 
@@ -99,13 +110,13 @@ export async function listFiles(services: Services, c: Context<AppEnv>): Promise
   if (query.after !== undefined && after === null)
     throw badRequest('after', 'invalid_value', `Invalid 'after': there is no file ${query.after}.`);
   const { rows, hasMore } = await services.factory.files.list(principal, { ...query, after });
-  return c.json({
-    object: 'list',
-    data: rows.map(viewOfFile),
-    first_id: rows[0]?.id ?? '',
-    last_id: rows.at(-1)?.id ?? '',
-    has_more: hasMore,
-  });
+  return c.json(filePage(rows.map(viewOfFile), hasMore));
+}
+
+/** OpenAI's schema of files knows no null here. */
+function filePage(data: z.output<typeof fileView>[], hasMore: boolean) {
+  const page = pageOf(data, hasMore);
+  return { ...page, first_id: page.first_id ?? '', last_id: page.last_id ?? '' };
 }
 
 async function listDatanetFiles(
@@ -128,18 +139,21 @@ async function listDatanetFiles(
     after,
     limit: Math.min(query.limit, limits.datanetFilesListMax),
   });
-  return c.json({
-    object: 'list',
-    data: files.map(viewOfDatanetFile),
-    first_id: files[0]?.id ?? '',
-    last_id: files.at(-1)?.id ?? '',
-    has_more: hasMore,
-  });
+  return c.json(
+    filePage(
+      files.map((file) => viewOfDatanetFile(file)),
+      hasMore,
+    ),
+  );
 }
 
 export async function getFile(services: Services, c: Context<AppEnv>): Promise<Response> {
   const version = await datanetFileOf(services, c);
-  if (version !== null) return c.json(viewOfDatanetFile(version));
+  if (version !== null) {
+    const found = await services.factory.rights.datanetFile(c.get('principal'), version.id);
+    if (found === 'hidden') throw noSuchFile(version.id);
+    return c.json(viewOfDatanetFile(version, 'code' in found ? found : null));
+  }
   return c.json(viewOfFile(await fileOf(services, c)));
 }
 

@@ -7,12 +7,14 @@ import type { JobMethod, JobRow } from '../../db/schema.ts';
 import { ApiError, badRequest, modelNotFound } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
 import { randomId } from '../../http/ids.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { noSuchFile } from '../files/api.ts';
 import { type DatanetFile, parseDatanetFileId } from '../mixtures/datanet-file.ts';
 import { type MixturePart, partsOf } from '../mixtures/sources.ts';
+import { type CheckpointState, checkpointStates } from './checkpoint-state.ts';
 import { isOver, type NewSource } from './job-rows.ts';
 import { createdEvent } from './mirror.ts';
 import { fineTunedModelName, isFineTunedName } from './model-name.ts';
@@ -300,11 +302,11 @@ export async function listCheckpoints(services: Services, c: Context<AppEnv>): P
   if (query.after !== undefined && after === null)
     throw badRequest('after', 'invalid_value', `Invalid 'after': the job has no checkpoint ${query.after}.`);
   const { rows, hasMore } = await jobs.checkpoints(job.id, { limit: query.limit, after });
-  return c.json({
-    object: 'list',
-    data: rows.map(viewOfCheckpoint),
-    first_id: rows[0]?.id ?? null,
-    last_id: rows.at(-1)?.id ?? null,
-    has_more: hasMore,
-  });
+  const states = await checkpointStates(services.pool, rows);
+  return c.json(
+    pageOf(
+      rows.map((row, index) => viewOfCheckpoint(row, states[index] as CheckpointState)),
+      hasMore,
+    ),
+  );
 }

@@ -2,7 +2,7 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { JobRow } from '../../db/schema.ts';
-import { ApiError, badRequest, toApiError } from '../../errors.ts';
+import { badRequest, toApiError } from '../../errors.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import { writeRecord } from '../../openai/run.ts';
@@ -36,13 +36,7 @@ export async function listEvents(services: Services, c: Context<AppEnv>): Promis
 
 function streamEvents(services: Services, c: Context<AppEnv>, job: JobRow, from: number): Response {
   const { factory } = services;
-  if (factory.eventStreams >= limits.eventStreamsMax) {
-    const headers = { 'retry-after': String(limits.retryAfterSeconds) };
-    throw new ApiError(503, 'server_error', 'overloaded', 'Too many event streams are open; poll the events instead.', {
-      headers,
-    });
-  }
-  factory.eventStreams += 1;
+  const close = factory.eventStreams.open(c.get('principal').ownerId);
   const record = c.get('record');
   const headers = c.get('headers');
   record.deferred = true;
@@ -70,7 +64,7 @@ function streamEvents(services: Services, c: Context<AppEnv>, job: JobRow, from:
       write('data: [DONE]\n\n');
     },
     onEnd: (error) => {
-      factory.eventStreams -= 1;
+      close();
       if (error !== undefined) {
         const told = toApiError(error);
         record.code = told.code;

@@ -3,6 +3,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { ApiError, badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -33,13 +34,7 @@ async function checkpointOf(services: Services, c: Context<AppEnv>): Promise<str
 type Row = Awaited<ReturnType<Services['factory']['jobs']['permissions']>>[number];
 
 function answer(c: Context<AppEnv>, rows: Row[], hasMore: boolean): Response {
-  return c.json({
-    object: 'list',
-    data: rows.map(viewOfPermission),
-    first_id: rows[0]?.id ?? null,
-    last_id: rows.at(-1)?.id ?? null,
-    has_more: hasMore,
-  });
+  return c.json(pageOf(rows.map(viewOfPermission), hasMore));
 }
 
 export async function createPermissions(services: Services, c: Context<AppEnv>): Promise<Response> {

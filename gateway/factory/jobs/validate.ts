@@ -188,8 +188,9 @@ async function send(
     return { dataset, sent: whole.sources() };
   } catch (error) {
     const reason = broken ?? error;
-    if (!(reason instanceof SourceDamaged) && !(reason instanceof RangeError)) throw error;
-    throw new JobFailure(codeOf(param), reason.message, param);
+    if (reason instanceof SourceDamaged) throw new JobFailure('source_damaged', reason.message, param);
+    if (reason instanceof RangeError) throw new JobFailure(codeOf(param), reason.message, param);
+    throw error;
   } finally {
     await epoch?.drop();
   }

@@ -3,6 +3,7 @@ import { z } from '@hono/zod-openapi';
 import type { AdapterMarkRow, JobSourceRow } from '../../db/datanet-schema.ts';
 import type { JobCheckpointRow, JobEventRow, JobRow } from '../../db/schema.ts';
 import { markView, sourceView, viewOfMark, viewOfSource } from '../mixtures/view.ts';
+import { CHECKPOINT_STATES, type CheckpointState } from './checkpoint-state.ts';
 import { extensionOf, hyperparametersOf } from './recipe.ts';
 
 const seconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000));
@@ -115,10 +116,17 @@ export const checkpointView = z
     fine_tuning_job_id: z.string(),
     metrics: z.record(z.string(), z.number()),
     step_number: z.number(),
+    modelfactory: z.object({ state: z.enum(CHECKPOINT_STATES) }).openapi({
+      description:
+        'Extension: whether the name can be used as a model now. removed: it was deleted, or newer checkpoints took its place; replaced: other weights have the name; unknown: not every engine answers.',
+    }),
   })
   .openapi('FineTuningJobCheckpoint');
 
-export function viewOfCheckpoint(checkpoint: JobCheckpointRow): z.output<typeof checkpointView> {
+export function viewOfCheckpoint(
+  checkpoint: JobCheckpointRow,
+  state: CheckpointState,
+): z.output<typeof checkpointView> {
   return {
     object: 'fine_tuning.job.checkpoint',
     id: checkpoint.id,
@@ -127,6 +135,7 @@ export function viewOfCheckpoint(checkpoint: JobCheckpointRow): z.output<typeof 
     fine_tuning_job_id: checkpoint.jobId,
     metrics: checkpoint.metrics,
     step_number: checkpoint.step,
+    modelfactory: { state },
   };
 }
 

@@ -77,7 +77,7 @@ export class DatanetFiles {
   }
 
   /**
-   * Versions that the caller may train on now, of the newest Datanet first, its newest version first. Only those can be among them that
+   * Versions that the caller may train on now (none with rows that were withdrawn since), of the newest Datanet first, its newest version first. Only those can be among them that
    * the caller has made the terms of or agreed to.
    */
   async trainable(
@@ -120,12 +120,22 @@ export class DatanetFiles {
           eq(datanetVersions.datanetId, datanet.id),
           lt(datanetVersions.number, before),
           eq(datanetVersions.state, 'published'),
+          intact(datanet.id),
         ),
       )
       .orderBy(desc(datanetVersions.number))
       .limit(limit);
     return rows.map((version) => ({ id: datanetFileId(datanet.id, version.number), datanet, version }));
   }
+}
+
+/** Versions of which no row was taken out of a later one, published yet or not: those that a job would not refuse. */
+function intact(datanetId: string): SQL {
+  // The rows are looked at once, and only where there was a withdrawal: most Datanets never lose one.
+  return sql`(NOT EXISTS (SELECT 1 FROM datanet_versions w WHERE w.datanet_id = ${datanetId} AND w.cause = 'withdrawal')
+    OR NOT EXISTS (WITH gone AS MATERIALIZED (SELECT DISTINCT added_in, removed_in FROM datanet_rows INDEXED BY datanet_rows_tree
+        WHERE datanet_id = ${datanetId} AND added_in IS NOT NULL AND removed_in IS NOT NULL)
+      SELECT 1 FROM gone WHERE gone.added_in <= ${datanetVersions.number} AND gone.removed_in > ${datanetVersions.number}))`;
 }
 
 /** Datanets looked at together. */

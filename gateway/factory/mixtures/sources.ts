@@ -1,6 +1,6 @@
 /** What a job is made of: files and versions of Datanets, each as a stream of examples with what each example is known by. */
 import { hash } from 'node:crypto';
-import { CompactRange } from '../../../daemon/evidence.ts';
+import { type Checkpoint, CompactRange, leafHash, openNote, parseCheckpointBody } from '../../../daemon/evidence.ts';
 import type { TrainingExample } from '../../../daemon/protocol.ts';
 import { contentPages } from '../../datanets/versions/version-rows.ts';
 import type { FileRow, JobRow } from '../../db/schema.ts';
@@ -56,7 +56,7 @@ export interface Example {
   hash: Uint8Array;
 }
 
-/** Rows of a Datanet that are not what its version says. */
+/** Rows of a Datanet that are not what was published and signed. */
 export class SourceDamaged extends Error {}
 
 /** In the order of the file, without what is wrong in it (a file is checked before); of a Datanet in the order of its version's tree. */
@@ -74,23 +74,56 @@ async function* ofFile(factory: Factory, row: FileRow): AsyncGenerator<Example[]
   }
 }
 
-/** Contents and root are checked on the way: what is trained on is what was published, or nothing is. @throws SourceDamaged */
+/**
+ * What is trained on is what was published, or nothing is: each content is held against its leaf, the leaves against the root, and the root
+ * against the checkpoint that was signed. So whoever can write to the database, but has not the key, changes nothing unnoticed.
+ * @throws SourceDamaged
+ */
 async function* ofDatanet(factory: Factory, file: DatanetFile, signal: AbortSignal): AsyncGenerator<Example[]> {
   const { datanet, version } = file;
+  const signed = signedRoot(factory, file);
   const range = CompactRange.empty();
-  for await (const rows of contentPages(factory.client, datanet.id, version.number, { signal })) {
+  for await (const rows of contentPages(factory.client, datanet.id, version.number, { signal, entries: true })) {
     const examples: Example[] = [];
-    for (const { seq, content, contentHash, leafHash } of rows) {
+    for (const { seq, content, entry = '' } of rows) {
       if (content === null) throw new SourceDamaged(`row_${seq} of ${file.id} was withdrawn and erased.`);
-      if (hash('sha256', content, 'hex') !== contentHash)
-        throw new SourceDamaged(`row_${seq} of ${file.id} is not what was published.`);
-      range.append(Buffer.from(leafHash));
-      examples.push({ line: content, hash: leafHash });
+      if (contentOf(entry) !== hash('sha256', content, 'hex'))
+        throw new SourceDamaged(`row_${seq} of ${file.id} is not what was published. ${RESTORE}`);
+      const leaf = leafHash(entry);
+      range.append(leaf);
+      examples.push({ line: content, hash: leaf });
     }
     yield examples;
   }
-  if (range.root().toString('hex') !== version.root)
-    throw new SourceDamaged(`The rows of ${file.id} do not give the root that was published.`);
+  if (BigInt(range.size) !== signed.size || !range.root().equals(signed.rootHash))
+    throw new SourceDamaged(`The rows of ${file.id} do not give the root that was published. ${RESTORE}`);
+}
+
+const RESTORE =
+  'The database was changed by something other than this server: restore it from a backup, or publish a new version.';
+
+/** Of the version, as this server signed it. @throws SourceDamaged */
+function signedRoot(factory: Factory, { id, datanet, version }: DatanetFile): Pick<Checkpoint, 'size' | 'rootHash'> {
+  let checkpoint: Checkpoint;
+  try {
+    checkpoint = parseCheckpointBody(openNote(version.checkpoint, [factory.datanetKey]).text);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new SourceDamaged(`The checkpoint of ${id} does not verify with this server's key for Datanets: ${why}`);
+  }
+  const origin = `${factory.datanetKey.name}/${datanet.id}/${version.number}`;
+  if (checkpoint.origin !== origin || checkpoint.rootHash.toString('hex') !== version.root)
+    throw new SourceDamaged(`The checkpoint of ${id} is that of another version. ${RESTORE}`);
+  return checkpoint;
+}
+
+/** SHA-256 of the content that a leaf is of, hex; null: it is no leaf. */
+function contentOf(entry: string): string | null {
+  try {
+    return (JSON.parse(entry) as { record: { content: string } }).record.content;
+  } catch {
+    return null;
+  }
 }
 
 /** Contents of a Datanet's version for comparing them with another data set, as `checkDataset` does with `canonical`. */

@@ -51,11 +51,13 @@ export const chatExamples = (count: number, word = 'row') =>
 
 export class DatanetFixture {
   readonly #db: Database;
-  readonly #key = logKey();
+  readonly #key: LogKey;
   readonly versions: Versions;
 
-  constructor(db: Database, now: () => number = Date.now) {
+  /** @param key of the gateway, where it is to train on what is published */
+  constructor(db: Database, now: () => number = Date.now, key: LogKey = logKey()) {
     this.#db = db;
+    this.#key = key;
     const log = { info() {}, warn() {}, error() {} };
     this.versions = new Versions({ db, key: this.#key, log, now, exclusive: true });
   }

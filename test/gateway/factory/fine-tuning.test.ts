@@ -127,6 +127,33 @@ describe('a job from file to model', () => {
     expect(chat.model).toBe(model);
   });
 
+  test('a checkpoint that was deleted, or whose name has other weights now, is not told as one that can be used', async () => {
+    rig.training.steps = 8;
+    const file = await rig.upload('a.jsonl', chatLines(12));
+    const { id } = await openai.fineTuning.jobs.create({ model: 'tiny-base', training_file: file });
+    await rig.until(id);
+    type State = { modelfactory: { state: string } };
+    const stateOf = async () => {
+      const { data } = await openai.fineTuning.jobs.checkpoints.list(id);
+      return (data[0] as unknown as State).modelfactory.state;
+    };
+    expect(await stateOf()).toBe('available');
+    const { data } = await openai.fineTuning.jobs.checkpoints.list(id);
+    const name = data[0]?.fine_tuned_model_checkpoint as string;
+    const adapter = rig.daemon.adapters.get(name) as ReturnType<typeof adapterOf>;
+    rig.daemon.adapters.set(name, { ...adapter, digest: 'd'.repeat(64) });
+    rig.app.services.pool.invalidate();
+    expect(await stateOf()).toBe('replaced');
+    await openai.models.delete(name);
+    expect(await stateOf()).toBe('removed');
+    await expect(openai.models.retrieve(name)).rejects.toMatchObject({ status: 404 });
+    await rig.daemon.stop();
+    rig.app.services.pool.invalidate();
+    expect(await stateOf()).toBe('unknown');
+    await rig.daemon.restart();
+    rig.app.services.pool.invalidate();
+  });
+
   test('events live over SSE: from the first to the last, then the end', async () => {
     const file = await rig.upload('train.jsonl', chatLines(12));
     rig.training.stepMs = 10;

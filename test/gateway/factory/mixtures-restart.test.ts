@@ -1,86 +1,38 @@
 /** A mixture is the same data whenever it is sent: after the gateway stopped in the middle, and when the daemon has lost it. */
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import OpenAI, { toFile } from 'openai';
+import type OpenAI from 'openai';
+import { toFile } from 'openai';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type App, createApp } from '../../../gateway/app.ts';
-import { ROLE_SCOPES } from '../../../gateway/auth/scopes.ts';
-import { type OpenedDatabase, openDatabase } from '../../../gateway/db/open.ts';
-import { diskStorage } from '../../../gateway/factory/files/storage.ts';
-import { DAEMON_TOKEN, type ScriptedDaemon, startScriptedDaemon } from '../../support/scripted-daemon.ts';
+import type { ScriptedDaemon } from '../../support/scripted-daemon.ts';
 import { chatExamples, DatanetFixture } from '../datanets/fixture.ts';
-import { noDatanets, PRICE, TRAINING } from '../rig.ts';
+import { type Gateway, makeRestartable, type Restartable } from './restartable.ts';
 import { chatLines } from './rig.ts';
-import { type ScriptedTraining, scriptTraining } from './scripted-training.ts';
+import type { ScriptedTraining } from './scripted-training.ts';
 
-const migrationsFolder = fileURLToPath(new URL('../../../migrations/gateway', import.meta.url));
+let rig: Restartable;
+let gateway: Gateway;
 let folder: string;
 let daemon: ScriptedDaemon;
 let training: ScriptedTraining;
-let credential: string | undefined;
-let owner = '';
-let running: { app: App; database: OpenedDatabase } | null = null;
 let openai: OpenAI;
 
 async function startGateway(): Promise<void> {
-  const database = await openDatabase({ url: `file:${join(folder, 'gateway.db')}`, migrationsFolder });
-  const app = createApp({
-    db: database.db,
-    exclusiveDatabase: true,
-    daemons: { urls: [daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
-    price: PRICE,
-    factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
-    datanets: noDatanets(),
-    log: { info() {}, warn() {}, error() {} },
-    openMetrics: false,
-    version: '0',
-  });
-  if (credential === undefined) {
-    const user = await app.services.people.users.create({
-      email: 'owner@users.test',
-      name: 'Owner',
-      role: 'builder',
-      state: 'active',
-    });
-    owner = user.id;
-    const scopes = [...ROLE_SCOPES.builder];
-    credential = (await app.services.keys.create({ name: 'personal', userId: user.id, scopes })).credential;
-  }
-  await app.services.factory.start({ exclusive: true });
-  openai = new OpenAI({
-    apiKey: credential,
-    baseURL: 'http://gateway.test/v1',
-    maxRetries: 0,
-    fetch: async (url, init) => app.fetch(new Request(url as string, init as RequestInit)),
-  });
-  running = { app, database };
+  gateway = await rig.start();
+  ({ openai } = gateway);
 }
-
-async function stopGateway(): Promise<void> {
-  await running?.app.services.factory.stop();
-  running?.database.close();
-  running = null;
-}
+const stopGateway = () => gateway.stop();
 
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'mf-mixture-'));
-  daemon = await startScriptedDaemon();
-  training = scriptTraining(daemon);
-  credential = undefined;
+  rig = await makeRestartable('builder');
+  ({ folder, daemon, training } = rig);
   await startGateway();
 });
-afterEach(async () => {
-  training.stop();
-  await stopGateway();
-  await daemon.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+afterEach(() => rig?.close());
 
 async function mixtureJob(seed: number): Promise<string> {
-  const { db } = (running as { database: OpenedDatabase }).database;
-  const datanet = await new DatanetFixture(db).make({ user: owner });
+  const fixture = new DatanetFixture(gateway.database.db, Date.now, rig.key);
+  const datanet = await fixture.make({ user: rig.owner });
   await datanet.publish(chatExamples(400, 'shared'));
   const file = await toFile(Buffer.from(chatLines(300, 'own')), 'own.jsonl');
   const { id } = await openai.files.create({ file, purpose: 'fine-tune' });
@@ -135,12 +87,12 @@ test('stopped while the daemon was reading it, sent again by the next process: t
   const datasetOf = (one: string) => training.runs.get(one)?.run.request.dataset;
   expect(datasetOf(again.id)).toBe(datasetOf(id));
   expect(sourcesOf(again)).toEqual(sourcesOf(job));
-}, 20_000);
+});
 
 test('a daemon that has lost run and data is given the same again', async () => {
   training.stepMs = null;
   const id = await mixtureJob(5);
-  await expect.poll(() => training.runs.has(id), { timeout: 10_000 }).toBe(true);
+  await expect.poll(() => training.runs.has(id)).toBe(true);
   const before = training.runs.get(id)?.run.request;
   await stopGateway();
   training.runs.clear();
@@ -150,4 +102,4 @@ test('a daemon that has lost run and data is given the same again', async () => 
   expect((await until(id)).status).toBe('succeeded');
   expect(training.runs.get(id)?.run.request).toEqual(before);
   expect([...training.datasets.keys()]).toEqual([before?.dataset]);
-}, 20_000);
+});

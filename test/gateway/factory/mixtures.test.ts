@@ -1,8 +1,9 @@
 /** Training on versions of Datanets: who may, when it is asked, what exactly is sent, and what stays on record of it. */
 import { createHash } from 'node:crypto';
+import { eq } from 'drizzle-orm';
 import type OpenAI from 'openai';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { canonicalJson } from '../../../daemon/evidence.ts';
+import { canonicalJson, leafHash } from '../../../daemon/evidence.ts';
 import { termsHash } from '../../../gateway/datanets/access/terms.ts';
 import { datanetRows } from '../../../gateway/db/datanet-schema.ts';
 import { chatExamples, DatanetFixture, type MadeDatanet } from '../datanets/fixture.ts';
@@ -16,7 +17,7 @@ let builder: TestUser;
 let now = Date.now();
 beforeAll(async () => {
   rig = await startFactoryRig({ now: () => now });
-  fixture = new DatanetFixture(rig.database.db, () => now);
+  fixture = new DatanetFixture(rig.database.db, () => now, rig.app.services.datanets.key);
 });
 afterAll(() => rig?.close());
 beforeEach(async () => {
@@ -111,6 +112,37 @@ describe('versions of Datanets as files', () => {
     const files: string[] = [];
     for await (const { id } of openai.files.list({ purpose: 'datanet', limit: 1 })) files.push(id);
     expect(files).toEqual([fileOf(agreed), fileOf(mine, 2), fileOf(mine, 1)]);
+  });
+
+  test('list, retrieve and create say the same of a version whose rows were withdrawn, and of one whose licence is not accepted', async () => {
+    const datanet = await fixture.make({ user: owner.id });
+    await datanet.publish(chatExamples(12, 'first'));
+    // Came with version 2 and leaves with version 3: version 1 never had it.
+    await datanet.publish(chatExamples(1, 'second'));
+    await datanet.withdraw([datanet.seqs[12] as number]);
+    const seen = async (user: TestUser) => {
+      const openai = rig.client(user.credential);
+      const listed: string[] = [];
+      for await (const { id } of openai.files.list({ purpose: 'datanet', limit: 1 })) listed.push(id);
+      const told = [];
+      for (const version of [1, 2, 3]) {
+        const file = fileOf(datanet, version);
+        const { status } = await openai.files.retrieve(file);
+        const response = await create(user, { training_file: file });
+        const code = response.status === 200 ? null : (await errorOf(response)).code;
+        told.push({ listed: listed.includes(file), status, code });
+      }
+      return told;
+    };
+    const good = { listed: true, status: 'processed', code: null };
+    const gone = { listed: false, status: 'error', code: 'rows_withdrawn' };
+    expect(await seen(owner)).toEqual([good, gone, good]);
+    const later = { listed: false, status: 'uploaded', code: 'licence_not_accepted' };
+    expect(await seen(builder)).toEqual([later, later, later]);
+    await accept(builder, datanet);
+    expect(await seen(builder)).toEqual([good, gone, good]);
+    const why = await rig.client(owner.credential).files.retrieve(fileOf(datanet, 2));
+    expect(why.status_details).toMatch(/A row of version 2 .* was withdrawn since\. Train on a newer version/);
   });
 
   test('what training on one takes can be asked before', async () => {
@@ -483,21 +515,84 @@ describe('mixtures', () => {
     expect((await rig.messages(turned.id)).join('\n')).toMatch(/validation file has 2 warning\(s\): overlap × 2/);
   });
 
-  test('rows that are not what was published stop the job', async () => {
-    const datanet = await fixture.make({ user: owner.id });
-    await datanet.publish(chatExamples(12));
-    // Around the triggers, as somebody would who can write to the database's file.
-    const client = rig.database.db.$client;
-    const trigger = await client.execute("SELECT sql FROM sqlite_master WHERE name = 'datanet_rows_written_once'");
-    await client.execute('DROP TRIGGER datanet_rows_written_once');
-    const seq = datanet.seqs[4] as number;
-    await client.execute({
-      sql: "UPDATE datanet_rows SET content = replace(content, 'row 4', 'row X') WHERE seq = ?",
-      args: [seq],
+  describe('a database that somebody wrote to who has not the key', () => {
+    /** Around the triggers, as somebody would who can write to the database's file. */
+    async function tampered(sql: string, args: (string | number)[]): Promise<void> {
+      const client = rig.database.db.$client;
+      const { rows } = await client.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ('datanet_rows', 'datanet_versions')",
+      );
+      for (const { name } of rows) await client.execute(`DROP TRIGGER ${name}`);
+      await client.execute({ sql, args });
+      for (const { sql: made } of rows) await client.execute(String(made));
+    }
+    const failureOf = async (file: string) => (await rig.until(await made(owner, { training_file: file }))).error;
+    const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+    async function published(): Promise<{ datanet: MadeDatanet; seq: number; content: string }> {
+      const datanet = await fixture.make({ user: owner.id });
+      await datanet.publish(chatExamples(12));
+      const seq = datanet.seqs[4] as number;
+      const [row] = await rig.database.db.select().from(datanetRows).where(eq(datanetRows.seq, seq));
+      return { datanet, seq, content: row?.content as string };
+    }
+
+    test('a content that was changed stops the job, also where its hash was changed with it', async () => {
+      const { datanet, seq, content } = await published();
+      const other = content.replace('row 4', 'row X');
+      await tampered('UPDATE datanet_rows SET content = ? WHERE seq = ?', [other, seq]);
+      const told = {
+        code: 'source_damaged',
+        message: expect.stringMatching(`row_${seq} of .* is not what was published`),
+      };
+      expect(await failureOf(fileOf(datanet))).toMatchObject(told);
+      await tampered('UPDATE datanet_rows SET content_hash = ? WHERE seq = ?', [sha256(other), seq]);
+      expect(await failureOf(fileOf(datanet))).toMatchObject(told);
+      await tampered('UPDATE datanet_rows SET content = ?, content_hash = ? WHERE seq = ?', [
+        content,
+        sha256(content),
+        seq,
+      ]);
+      expect(await failureOf(fileOf(datanet))).toBeNull();
     });
-    await client.execute(String(trigger.rows[0]?.sql));
-    const job = await rig.until(await made(owner, { training_file: fileOf(datanet) }));
-    expect(job.error).toMatchObject({ code: 'invalid_training_file', message: expect.stringMatching(`row_${seq}`) });
+
+    test('nor do leaves that were forged with it: the root, and then the signature, do not fit', async () => {
+      const { datanet, seq, content } = await published();
+      const other = content.replace('row 4', 'row X');
+      const entry = `{"record":{"content":"${sha256(other)}"},"signature":""}`;
+      await tampered('UPDATE datanet_rows SET content = ?, entry = ?, leaf_hash = ? WHERE seq = ?', [
+        other,
+        entry,
+        Buffer.from(leafHash(entry)) as unknown as string,
+        seq,
+      ]);
+      expect(await failureOf(fileOf(datanet))).toMatchObject({
+        code: 'source_damaged',
+        message: expect.stringMatching(/do not give the root that was published/),
+      });
+      // A whole version under another key: the root fits its rows, and nobody signed it.
+      const forged = new DatanetFixture(rig.database.db, () => now);
+      const own = await forged.make({ user: owner.id });
+      await own.publish(chatExamples(12));
+      expect(await failureOf(fileOf(own))).toMatchObject({
+        code: 'source_damaged',
+        message: expect.stringMatching(/does not verify with this server's key/),
+      });
+    });
+
+    test('nor the signed checkpoint of another version', async () => {
+      const datanet = await fixture.make({ user: owner.id });
+      await datanet.publish(chatExamples(12, 'first'));
+      await datanet.publish(chatExamples(12, 'second'));
+      await tampered(
+        'UPDATE datanet_versions SET (root, checkpoint) = (SELECT root, checkpoint FROM datanet_versions WHERE datanet_id = ?1 AND number = 1) WHERE datanet_id = ?1 AND number = 2',
+        [datanet.id],
+      );
+      await tampered('UPDATE datanet_rows SET added_in = NULL WHERE datanet_id = ? AND added_in = 2', [datanet.id]);
+      expect(await failureOf(fileOf(datanet, 2))).toMatchObject({
+        code: 'source_damaged',
+        message: expect.stringMatching(/is that of another version/),
+      });
+    });
   });
 });
 

@@ -31,6 +31,8 @@ export interface ScriptedTraining {
   stepMs: number | null;
   /** Steps of a run, whatever its recipe says. */
   steps: number;
+  /** Runs go on up to this step and no further, until it is changed. */
+  holdAt: number | null;
   memoryAvailableBytes: number;
   /** What the chat template refuses. */
   problems: Dataset['problems'];
@@ -51,6 +53,7 @@ export function scriptTraining(daemon: ScriptedDaemon): ScriptedTraining {
     datasets: new Map(),
     stepMs: 2,
     steps: 6,
+    holdAt: null,
     memoryAvailableBytes: 8e9,
     problems: [],
     failAt: null,
@@ -80,12 +83,16 @@ export function scriptTraining(daemon: ScriptedDaemon): ScriptedTraining {
     const metrics = { step, trainLoss: 1 / step, trainMeanTokenAccuracy: 0.5 };
     const createdAt = new Date().toISOString();
     const checkpoint = { step, epoch: 1, adapter, digest: 'c'.repeat(64), metrics, createdAt };
-    daemon.adapters.set(adapter, adapterOf(adapter));
+    daemon.adapters.set(adapter, { ...adapterOf(adapter), digest: checkpoint.digest });
     one.run.checkpoints.push(checkpoint);
     tell(one, { level: 'info', type: 'checkpoint', message: 'Checkpoint', data: { ...checkpoint } });
   };
   const advance = (one: Run) => {
     const { run } = one;
+    if (run.status === 'running' && training.holdAt !== null && run.step >= training.holdAt) {
+      one.timer = setTimeout(() => advance(one), 5);
+      return;
+    }
     if (run.status === 'queued') {
       run.startedAt ??= new Date().toISOString();
       settle(one, 'running');
