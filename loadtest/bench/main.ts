@@ -6,8 +6,8 @@ import { parseArgs } from 'node:util';
 import { projectFolder, publish, type Report, runInfo } from './report.ts';
 
 const USAGE = `npm run bench -- NAME [options]
-  serve     tokens per second and time to the first token against llama-server
-  quality   logits and greedy continuations against libllama
+  serve     tokens per second and time to the first token against llama-server, then quality
+  quality   logits and greedy continuations against libllama, default and exact mode
   swap      how long an adapter takes into a slot, and what running streams notice of it
   gateway   latency that the gateway adds, against Portkey
   ledger    receipts per second made durable, against plain rows
@@ -17,7 +17,8 @@ options:
   --model FILE    GGUF of the base model (default: MODELFACTORY_BASE, else the default model in the data folder)
   --rounds N      rounds of each scenario
   --quick         a tiny run that proves the code, not a measurement
-  --only PARTS    train: some of speed,loss,prefix,quality,share
+  --only PARTS    train: some of speed,loss,prefix,quality,share; serve: speed
+  --adapter PATH  serve, quality: a PEFT folder or a GGUF LoRA to be compared, too; may be given again
   --python FILE   train: a Python with torch, transformers, peft and gguf (default: MODELFACTORY_PYTHON, else python3)
   --data FOLDER   train: the E2E data (default: MODELFACTORY_BENCH_DATA)
 Peers are looked for in the folder that MODELFACTORY_PEERS names.`;
@@ -37,6 +38,36 @@ function modelPath(given: string | undefined): string {
   return path.resolve(found);
 }
 
+interface Outcome {
+  report: Report;
+  versions: Record<string, string>;
+}
+
+async function measureQuality(
+  values: { quick: boolean; model?: string; adapter?: string[] },
+  log: (line: string) => void,
+): Promise<Outcome> {
+  const { quality, QUALITY_DEFAULTS } = await import('./quality.ts');
+  const quick = values.quick ? { prompts: 3, float32Prompts: 1, greedyTokens: 8, costRounds: 1 } : {};
+  const adapters = values.adapter ?? [];
+  return await quality({ ...QUALITY_DEFAULTS, ...quick, adapters, modelPath: modelPath(values.model) }, log);
+}
+
+/** One report of both, under the name of the first. */
+function joined(first: Outcome, second: Outcome): Outcome {
+  const [a, b] = [first.report, second.report];
+  return {
+    report: {
+      name: a.name,
+      tables: [...a.tables, ...b.tables],
+      checks: [...a.checks, ...b.checks],
+      notes: [...a.notes, ...b.notes],
+      data: { [a.name]: a.data, [b.name]: b.data },
+    },
+    versions: { ...first.versions, ...second.versions },
+  };
+}
+
 async function run(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -45,6 +76,7 @@ async function run(): Promise<void> {
       rounds: { type: 'string' },
       quick: { type: 'boolean', default: false },
       only: { type: 'string' },
+      adapter: { type: 'string', multiple: true },
       python: { type: 'string' },
       data: { type: 'string' },
       help: { type: 'boolean', default: false },
@@ -59,23 +91,23 @@ async function run(): Promise<void> {
   if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
     throw new Error('--rounds wants a positive integer');
   const log = (line: string) => process.stdout.write(`${line}\n`);
-  let outcome: { report: Report; versions: Record<string, string> };
+  let outcome: Outcome;
   switch (name) {
     case 'serve': {
       const { serve, SERVE_DEFAULTS } = await import('./serve.ts');
       const quick = values.quick ? { rounds: 1, outputTokens: 8, promptWords: 16 } : {};
-      outcome = await serve(
+      if (values.only !== undefined && values.only !== 'speed')
+        throw new Error('serve takes --only speed; the other part alone is `quality`');
+      const speed = await serve(
         { ...SERVE_DEFAULTS, ...quick, ...(rounds ? { rounds } : {}), modelPath: modelPath(values.model) },
         log,
       );
+      outcome = values.only === 'speed' ? speed : joined(speed, await measureQuality(values, log));
       break;
     }
-    case 'quality': {
-      const { quality, QUALITY_DEFAULTS } = await import('./quality.ts');
-      const quick = values.quick ? { prompts: 4, greedyTokens: 8 } : {};
-      outcome = await quality({ ...QUALITY_DEFAULTS, ...quick, modelPath: modelPath(values.model) }, log);
+    case 'quality':
+      outcome = await measureQuality(values, log);
       break;
-    }
     case 'swap': {
       const { swap, SWAP_DEFAULTS } = await import('./swap.ts');
       const quick = values.quick ? { rounds: 1, swaps: 50, loads: 10, outputTokens: 16, steps: 40 } : {};
