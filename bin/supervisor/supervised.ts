@@ -53,7 +53,14 @@ export class Supervised {
   constructor(options: SupervisedOptions) {
     this.name = options.name;
     this.#options = options;
-    this.#report = { state: 'stopped', pid: null, restarts: 0, since: now(), lastExit: null, nextStartAt: null };
+    this.#report = {
+      state: 'stopped',
+      pid: null,
+      restarts: 0,
+      since: iso(Date.now()),
+      lastExit: null,
+      nextStartAt: null,
+    };
     this.ready = new Promise((resolve) => {
       this.#resolveReady = resolve;
     });
@@ -101,10 +108,8 @@ export class Supervised {
       if (this.#stopping.signal.aborted) break;
       if (!this.#mayRestart(starts, end.code)) return;
       if (end.readyForMs >= stableAfterMs) waitMs = backoffFirstMs;
-      this.#report.nextStartAt = new Date(Date.now() + waitMs).toISOString();
-      this.#set('waiting_to_restart');
+      this.#set('waiting_to_restart', waitMs);
       await sleep(waitMs, undefined, { signal: this.#stopping.signal }).catch(() => {});
-      this.#report.nextStartAt = null;
       this.#report.restarts++;
       waitMs = Math.min(waitMs * 2, BACKOFF_MAX_MS);
     }
@@ -171,9 +176,11 @@ export class Supervised {
     return false;
   }
 
-  #set(state: ProcessState): void {
+  #set(state: ProcessState, waitMs: number | null = null): void {
+    const now = Date.now();
     this.#report.state = state;
-    this.#report.since = now();
+    this.#report.since = iso(now);
+    this.#report.nextStartAt = waitMs === null ? null : iso(now + waitMs);
     this.#options.onChange();
   }
 }
@@ -185,6 +192,6 @@ function aborted(signal: AbortSignal): Promise<void> {
   });
 }
 
-function now(): string {
-  return new Date().toISOString();
+function iso(timeMs: number): string {
+  return new Date(timeMs).toISOString();
 }

@@ -23,7 +23,7 @@ export function runChild(
     cwd: join(import.meta.dirname, '..', '..'),
     env: { ...process.env, ...env },
     encoding: 'utf8',
-    timeout: 120_000,
+    timeout: 600_000,
     maxBuffer: 1 << 24,
   });
   return { status: child.status, signal: child.signal, stdout: child.stdout, stderr: child.stderr };

@@ -25,7 +25,7 @@ const reason = missing();
 if (reason) console.info(`skipped: ${reason}`);
 
 describe.skipIf(reason !== '')('engines and trainers on one team', () => {
-  test('no race, no item left out or done twice, nobody starves', { timeout: 120_000 }, () => {
+  test('no race, no item left out or done twice, nobody starves', () => {
     const program = join(folder.path, 'cores-stress');
     const sources = ['team.cpp', 'cores.cpp'].map((name) => join(root, 'addon', 'src', name));
     sources.push(join(import.meta.dirname, 'children', 'cores-stress.cpp'));
@@ -33,15 +33,16 @@ describe.skipIf(reason !== '')('engines and trainers on one team', () => {
     expect(made.status, made.stderr).toBe(0);
     const run = spawnSync(program, ['2000'], {
       encoding: 'utf8',
-      timeout: 60_000,
+      timeout: 300_000,
       env: { ...process.env, TSAN_OPTIONS: 'halt_on_error=1' },
     });
     expect(run.status, run.stderr.slice(0, 4000)).toBe(0);
     const { least, serving } = JSON.parse(run.stdout) as { least: number; serving: number };
-    // Operations of whoever did fewest of five, all of whom want the cores all the time.
-    expect(least).toBeGreaterThan(100);
-    // An engine that pauses for 0.3 ms between its steps, beside a trainer with a share of 0.3.
-    expect(serving).toBeGreaterThan(0.35);
-    expect(serving).toBeLessThan(0.8);
+    // Operations of whoever did fewest of five, all of whom want the cores all the time; they go on until this is so.
+    expect(least).toBeGreaterThanOrEqual(100);
+    // An engine that pauses for 0.3 ms between its steps, beside a trainer with a share of 0.3. About 0.6, less where the machine has
+    // other work in the pauses; without shares it would be below 0.1 or above 0.95.
+    expect(serving).toBeGreaterThan(0.2);
+    expect(serving).toBeLessThan(0.85);
   });
 });

@@ -1,10 +1,11 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { freePort } from '../../bin/supervisor/ports.ts';
+import type { ProcessReport } from '../../bin/supervisor/state.ts';
 import { Supervised, type SupervisedOptions } from '../../bin/supervisor/supervised.ts';
+import { eventually, until } from '../support/eventually.ts';
 
 let folder: string;
 let running: Supervised[] = [];
@@ -56,8 +57,7 @@ async function supervise(mode: string, options: Partial<SupervisedOptions> = {})
   return one;
 }
 
-const untilState = (one: Supervised, state: string) =>
-  vi.waitFor(() => expect(one.report.state).toBe(state), { timeout: 15_000, interval: 10 });
+const untilState = (one: Supervised, state: string) => eventually(() => expect(one.report.state).toBe(state));
 
 describe('a supervised process', () => {
   it('is ready only when its health answers, and ends in good order when stopped', async () => {
@@ -72,39 +72,42 @@ describe('a supervised process', () => {
   });
 
   it('comes back after kill -9, with another process and the count of restarts', async () => {
-    const one = await supervise('serve');
+    let waiting: ProcessReport | null = null;
+    const one = await supervise('serve', {
+      onChange: () => {
+        if (one.report.state === 'waiting_to_restart') waiting = one.report;
+      },
+    });
     one.start();
     await one.ready;
     const first = one.report.pid as number;
     process.kill(first, 'SIGKILL');
-    await untilState(one, 'waiting_to_restart');
-    expect(one.report.lastExit).toBe('killed by SIGKILL');
-    expect(one.report.nextStartAt).not.toBeNull();
+    await until(() => waiting !== null);
+    expect(waiting).toMatchObject({ lastExit: 'killed by SIGKILL', nextStartAt: expect.any(String), pid: null });
     await untilState(one, 'ready');
     expect(one.report).toMatchObject({ restarts: 1, nextStartAt: null });
     expect(one.report.pid).not.toBe(first);
   });
 
-  it('waits longer after every crash, and starts over with short waits after a stable run', async () => {
+  it.each([
+    ['waits longer after every crash', Number.POSITIVE_INFINITY, [50, 100, 200]],
+    ['waits shortly again after a stable run', 0, [50, 50, 50]],
+  ])('%s', async (_, stableAfterMs, expected) => {
     const waits: number[] = [];
     const one = await supervise('serve', {
-      stableAfterMs: 1_500,
+      stableAfterMs,
       onChange: () => {
         const { state, nextStartAt, since } = one.report;
         if (state === 'waiting_to_restart') waits.push(Date.parse(nextStartAt as string) - Date.parse(since));
       },
     });
     one.start();
-    await one.ready;
-    for (const isStable of [false, false, true]) {
+    for (const count of [1, 2, 3]) {
       await untilState(one, 'ready');
-      if (isStable) await sleep(1_600);
       process.kill(one.report.pid as number, 'SIGKILL');
-      await untilState(one, 'waiting_to_restart');
+      await until(() => waits.length === count);
     }
-    await untilState(one, 'ready');
-    const rounded = waits.map((wait) => Math.round(wait / 50) * 50);
-    expect(rounded).toEqual([50, 100, 50]);
+    expect(waits).toEqual(expected);
   });
 
   it('is given up when it never becomes ready, rather than tried for ever', async () => {

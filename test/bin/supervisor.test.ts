@@ -2,11 +2,12 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readable } from '../../bin/supervisor/log.ts';
 import { banner, readSettings } from '../../bin/supervisor/main.ts';
 import { freePort, urlFor } from '../../bin/supervisor/ports.ts';
 import { readState } from '../../bin/supervisor/state.ts';
+import { eventually } from '../support/eventually.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
 let folder: string;
@@ -64,7 +65,7 @@ function launch(port: number, env: NodeJS.ProcessEnv = {}) {
 }
 
 const untilReady = (one: { output: () => string }) =>
-  vi.waitFor(() => expect(one.output()).toContain('modelfactory is ready at'), { timeout: 30_000, interval: 50 });
+  eventually(() => expect(one.output()).toContain('modelfactory is ready at'));
 
 function isAlive(pid: number): boolean {
   try {
@@ -110,17 +111,9 @@ describe('npm start', () => {
     await untilReady(one);
     const gateway = state()?.processes.gateway?.pid;
     process.kill(state()?.processes.daemon?.pid as number, 'SIGKILL');
-    await vi.waitFor(() => expect(state()?.processes.daemon?.state).toBe('waiting_to_restart'), {
-      timeout: 10_000,
-      interval: 10,
-    });
-    await vi.waitFor(
-      () =>
-        expect(state()?.processes.daemon).toMatchObject({ state: 'ready', restarts: 1, lastExit: 'killed by SIGKILL' }),
-      {
-        timeout: 20_000,
-        interval: 50,
-      },
+    await eventually(() => expect(state()?.processes.daemon?.lastExit).toBe('killed by SIGKILL'));
+    await eventually(() =>
+      expect(state()?.processes.daemon).toMatchObject({ state: 'ready', restarts: 1, lastExit: 'killed by SIGKILL' }),
     );
     expect(state()?.processes.gateway).toMatchObject({ pid: gateway, restarts: 0 });
   });
@@ -131,7 +124,7 @@ describe('npm start', () => {
     const pids = [...new Set(events().map(({ pid }) => pid))];
     expect(pids).toHaveLength(2);
     one.child.kill('SIGKILL');
-    await vi.waitFor(() => expect(pids.filter(isAlive)).toEqual([]), { timeout: 20_000, interval: 50 });
+    await eventually(() => expect(pids.filter(isAlive)).toEqual([]));
     expect(events().filter(({ event }) => event === 'end')).toHaveLength(2);
   });
 

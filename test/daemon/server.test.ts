@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { GenerateEvent } from '../../daemon/protocol.ts';
+import { until } from '../support/eventually.ts';
 import {
   CALLER,
   DoubleVocabulary,
@@ -26,10 +27,6 @@ afterEach(async () => {
 
 const sha = (text: string) => createHash('sha256').update(text).digest('hex');
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-async function until(what: () => boolean): Promise<void> {
-  for (let i = 0; i < 400 && !what(); i += 1) await wait(5);
-  expect(what()).toBe(true);
-}
 const last = (all: GenerateEvent[]) => all.at(-1) as GenerateEvent;
 
 describe('daemon server', () => {
@@ -184,7 +181,7 @@ describe('daemon server', () => {
     await until(() => r.receipts.receipts.has(`rcpt_${body.requestId}`));
     expect(r.receipts.receipts.get(`rcpt_${body.requestId}`)?.outcome).toBe('cancelled');
     socket.destroy();
-  }, 20_000);
+  });
 
   it('ends at a stop string, which is not returned', async () => {
     const r = await start();

@@ -7,6 +7,7 @@ import OpenAI from 'openai';
 import { freePort } from '../../bin/supervisor/ports.ts';
 import { readState, type SupervisorState } from '../../bin/supervisor/state.ts';
 import type { ReceiptBundle } from '../../daemon/protocol.ts';
+import { PATIENCE_MS } from '../support/patience.ts';
 
 export const root = resolve(import.meta.dirname, '..', '..');
 
@@ -66,7 +67,7 @@ export class Product {
     prepare(join(folder, 'data'));
     const product = new Product(await freePort(), folder, env);
     try {
-      await until('the product is ready', () => product.output.includes('modelfactory is ready at'), 60_000);
+      await until('the product is ready', () => product.output.includes('modelfactory is ready at'));
       return product;
     } catch (error) {
       const output = product.output;
@@ -169,7 +170,7 @@ export interface Health {
 export async function until<T>(
   what: string,
   condition: () => T | Promise<T>,
-  timeoutMs = 20_000,
+  timeoutMs: number = PATIENCE_MS,
 ): Promise<NonNullable<T>> {
   const deadline = Date.now() + timeoutMs;
   let last: unknown;

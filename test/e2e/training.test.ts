@@ -164,18 +164,18 @@ describe.skipIf(model === null)(`fine-tuning${model === null ? ` (${SKIP_REASON}
   it('killed in the middle, both processes, the job goes on and ends with the same weights, and chat answers meanwhile', async () => {
     const before = (await ask(BASE)).text;
     const { id } = await recipe('second');
-    await until('a checkpoint is there', async () => (await checkpointsOf(id)).length > 0, 120_000);
+    await until('a checkpoint is there', async () => (await checkpointsOf(id)).length > 0);
     expect((await retrieve(id)).status).toBe('running');
     const [checkpoint] = await checkpointsOf(id);
     const served = await Promise.all([ask(BASE), ask(checkpoint?.fine_tuned_model_checkpoint as string)]);
     expect(served[0].text).toBe(before);
     expect(served[1].text).not.toBe('');
-    await until('it has gone beyond the checkpoint', async () => (await stepsOf(id)) > 6, 60_000);
+    await until('it has gone beyond the checkpoint', async () => (await stepsOf(id)) > 6);
     expect((await retrieve(id)).status).toBe('running');
 
     const daemon = product.pid('daemon');
     process.kill(daemon, 'SIGKILL');
-    await until('another daemon is there', () => product.pid('daemon') !== daemon, 60_000);
+    await until('another daemon is there', () => product.pid('daemon') !== daemon);
     await until(
       'the job goes on',
       async () => (await eventsOf(id)).some(({ message }) => /^Going on from step/.test(message)),
@@ -183,7 +183,7 @@ describe.skipIf(model === null)(`fine-tuning${model === null ? ` (${SKIP_REASON}
     );
     const gateway = product.pid('gateway');
     process.kill(gateway, 'SIGKILL');
-    await until('another gateway is there', () => product.pid('gateway') !== gateway, 60_000);
+    await until('another gateway is there', () => product.pid('gateway') !== gateway);
 
     const job = await over(id);
     expect(job).toMatchObject({ status: 'succeeded', error: null, trained_tokens: first.trained_tokens });
@@ -244,7 +244,7 @@ describe.skipIf(model === null)(`fine-tuning${model === null ? ` (${SKIP_REASON}
       validation_file: validation,
       modelfactory: { steps_max: 4, validate_every_steps: 2 },
     });
-    await until('it trains', async () => (await stepsOf(waiting.id)) > 0, 120_000);
+    await until('it trains', async () => (await stepsOf(waiting.id)) > 0);
     expect((await openai.fineTuning.jobs.pause(waiting.id)).status).toBe('paused');
     expect((await checkpointsOf(waiting.id)).length).toBe(1);
     const dropped = await create({ training_file: training });

@@ -31,7 +31,7 @@ test('the migrations lead to the schema in the code: drizzle-kit finds nothing t
   } finally {
     rmSync(copy, { recursive: true, force: true });
   }
-}, 60_000);
+});
 
 test('the database itself refuses to reopen settled money or to let sums go below zero', async () => {
   const rig = await startRig();

@@ -3,6 +3,7 @@ import { Agent, request as httpRequest, type IncomingMessage, type Server } from
 import type { AddressInfo } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { eventually } from '../support/eventually.ts';
 import { CHAT, type Rig, startRig } from './rig.ts';
 
 let rig: Rig;
@@ -83,7 +84,7 @@ test('a caller who hangs up stops the generation, pays for what was made, and ge
   };
   const answer = await stream();
   answer.destroy();
-  await vi.waitFor(() => expect(rig.daemon.settlements.size).toBe(1));
+  await eventually(() => expect(rig.daemon.settlements.size).toBe(1));
   await rig.settled();
   expect(await rig.money(key.id)).toEqual({ spent: 9 + 2, reserved: 0 });
   rig.daemon.script = (_, line) => line.say(['next']);
@@ -115,7 +116,7 @@ test('a caller who does not read is cut off, and nobody waits for it', async () 
   const answer = await stream();
   answer.on('error', () => {});
   answer.pause();
-  await vi.waitFor(() => expect(rig.daemon.settlements.size).toBe(1), 8_000);
+  await eventually(() => expect(rig.daemon.settlements.size).toBe(1));
   await rig.settled();
   expect(await rig.money(key.id)).toEqual({ spent: 9 + 2, reserved: 0 });
 });

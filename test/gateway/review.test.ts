@@ -1,6 +1,7 @@
 /** Promises at the edges: money of requests whose end comes late, callers who left early, and keys that hand out keys. */
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { promptTokensBound } from '../../gateway/openai/estimate.ts';
+import { eventually } from '../support/eventually.ts';
 import { CHAT, errorOf, type Rig, startRig } from './rig.ts';
 
 let rig: Rig;
@@ -81,7 +82,7 @@ test('a stream whose caller leaves while the engine is silent is cancelled', asy
       signal: abort.signal,
     }),
   );
-  await vi.waitFor(() => expect(gone).toBe(true));
+  await eventually(() => expect(gone).toBe(true));
   await rig.settled();
   expect(await rig.money(key.id)).toEqual({ spent: 9, reserved: 0 });
 });
@@ -121,31 +122,37 @@ test('what a template may write into a prompt is part of what is reserved', () =
 });
 
 describe('bodies that do not come', () => {
-  /** A request whose body is declared and never sent; `end` breaks it off. */
+  /** A request whose body is declared and never sent; `end` breaks it off. `read`: it was let in, and its body is waited for. */
   const hanging = (headers: Record<string, string>) => {
     let end = () => {};
+    let begin = () => {};
+    const read = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
     const body = new ReadableStream<Uint8Array>({
       start(controller) {
         controller.enqueue(new Uint8Array([0x7b]));
         end = () => controller.error(new Error('gone'));
       },
+      // Asked for once the first byte was taken.
+      pull: () => begin(),
     });
     const init = { method: 'POST', headers: { ...bearer(), 'content-type': 'application/json', ...headers }, body };
     const request = new Request('http://gateway.test/v1/chat/completions', { ...init, duplex: 'half' } as RequestInit);
-    return { answer: Promise.resolve(rig.app.fetch(request)), end: () => end() };
+    return { answer: Promise.resolve(rig.app.fetch(request)), read, end: () => end() };
   };
 
   test('cannot fill the memory: large ones are refused when many are under way, and taken again afterwards', async () => {
     const declared = { 'content-length': String(10 * 1024 * 1024) };
     const many = Array.from({ length: 25 }, () => hanging(declared));
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await Promise.all(many.map(({ read }) => read));
     const refused = await hanging(declared).answer;
     expect([refused.status, (await errorOf(refused)).code]).toEqual([503, 'overloaded']);
     expect((await rig.call('POST', '/v1/chat/completions', CHAT, bearer())).status).toBe(200);
     for (const one of many) one.end();
     for (const one of many) expect((await one.answer).status).toBe(400);
     const later = hanging(declared);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await later.read;
     later.end();
     expect((await later.answer).status).toBe(400);
   });

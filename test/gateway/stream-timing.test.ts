@@ -1,6 +1,8 @@
 /** What a stream does while the engine is silent, and with a reader that does not read. Limits are shortened for this file alone. */
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { limits } from '../../gateway/limits.ts';
+import { eventually } from '../support/eventually.ts';
+import { PATIENCE_MS } from '../support/patience.ts';
 import { CHAT, type Rig, startRig } from './rig.ts';
 
 let rig: Rig;
@@ -11,7 +13,7 @@ beforeAll(async () => {
     streamHeadersMs: 30,
     streamBacklogBytesMax: 200_000,
     stallProbeMs: 80,
-    probeTimeoutMs: 200,
+    probeTimeoutMs: PATIENCE_MS,
   });
   rig = await startRig();
 });
@@ -45,8 +47,12 @@ test('while a request waits in the queue the client gets headers and comments, t
 });
 
 test('a failure after the headers have left is told inside the stream', async () => {
+  let fail = () => {};
+  const headers = new Promise<void>((resolve) => {
+    fail = resolve;
+  });
   rig.daemon.script = async (_, line) => {
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await headers;
     line.emit({
       type: 'error',
       error: {
@@ -60,6 +66,7 @@ test('a failure after the headers have left is told inside the stream', async ()
   };
   const response = await rig.call('POST', '/v1/chat/completions', stream);
   expect(response.status).toBe(200);
+  fail();
   expect((await response.text()).replaceAll(': ping\n\n', '')).toBe(
     'data: {"error":{"message":"Too long.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}\n\n',
   );
@@ -69,7 +76,7 @@ test('a client that never reads does not hold its money: the engine is followed 
   const { id, credential } = await rig.key({ budgetMicros: 1_000_000 });
   rig.daemon.script = (_, line) => line.say(Array.from({ length: 200 }, () => 'word '));
   const response = await rig.call('POST', '/v1/chat/completions', stream, { authorization: `Bearer ${credential}` });
-  await vi.waitFor(async () => expect(await rig.money(id)).toEqual({ spent: 9 + 2 * 200, reserved: 0 }));
+  await eventually(async () => expect(await rig.money(id)).toEqual({ spent: 9 + 2 * 200, reserved: 0 }));
   expect(await response.text()).toContain('[DONE]');
 });
 
@@ -84,7 +91,7 @@ test('one that leaves too much unread is cut off, and the generation with it', a
     }
   };
   const response = await rig.call('POST', '/v1/chat/completions', stream);
-  await vi.waitFor(() => expect(cut).toBeDefined());
+  await eventually(() => expect(cut).toBeDefined());
   await cut;
   await expect(response.text()).rejects.toThrow();
 });
@@ -95,6 +102,8 @@ test('a daemon that freezes (accepts, says nothing, answers nothing) does not ha
     rig.daemon.freeze = true;
     await line.gone;
   };
+  // Only here: a machine that stands still for a moment is no daemon that froze.
+  Object.assign(limits, { probeTimeoutMs: 200 });
   const response = await rig.call('POST', '/v1/chat/completions', stream);
   expect(await response.text()).toContain('"code":"engine_failed"');
   rig.daemon.freeze = false;

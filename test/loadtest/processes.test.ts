@@ -3,6 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { familyOf, ProcessTree, sleep } from '../../loadtest/bench/processes.ts';
+import { until } from '../support/eventually.ts';
 
 let folder: string;
 beforeAll(() => {
@@ -18,10 +19,6 @@ const isAlive = (pid: number) => {
     return false;
   }
 };
-async function until(what: () => boolean): Promise<void> {
-  for (let i = 0; i < 200 && !what(); i++) await sleep(20);
-  expect(what()).toBe(true);
-}
 
 it('a family is a process and all that descend from it, nobody else', () => {
   const table: [number, number][] = [

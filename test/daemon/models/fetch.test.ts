@@ -89,7 +89,6 @@ beforeEach(() => {
     hubEndpoint: 'http://127.0.0.1:9',
     packageIndex: 'http://127.0.0.1:9/simple',
     usePip: false,
-    headersTimeoutMs: 1_000,
     onNotice: (line) => notices.push(line),
     notices,
   };

@@ -1,8 +1,9 @@
 import { chmodSync } from 'node:fs';
-import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { ReceiptLogClient } from '../../../daemon/receipts/client.ts';
 import { keyPaths } from '../../../daemon/receipts/key.ts';
 import { verifyText } from '../../../daemon/receipts/verify.ts';
+import { eventually } from '../../support/eventually.ts';
 import { appendAll, makeReceipt, openLog, receiptsFrom, temporaryFolder } from './support.ts';
 
 async function openClient(dataDir = temporaryFolder(), limits = {}) {
@@ -95,9 +96,8 @@ describe('when the thread dies', () => {
     const client = await openClient(dataDir);
     chmodSync(keyPaths(dataDir).key, 0o644);
     await client.worker?.terminate();
-    await vi.waitFor(
-      () => expect(client.health()).toMatchObject({ status: 'failed', detail: expect.stringContaining('chmod 600') }),
-      { timeout: 8_000 },
+    await eventually(() =>
+      expect(client.health()).toMatchObject({ status: 'failed', detail: expect.stringContaining('chmod 600') }),
     );
     await expect(client.append(makeReceipt(1))).rejects.toMatchObject({ code: 'log_key_insecure' });
     chmodSync(keyPaths(dataDir).key, 0o600);

@@ -58,6 +58,8 @@ interface Writer {
   lines: string[];
   booted: Promise<void>;
   open: Promise<void>;
+  /** It said of a first receipt that it is kept. */
+  acknowledged: Promise<void>;
   /** All output was read. */
   ended: Promise<unknown>;
 }
@@ -71,16 +73,17 @@ function startWriter(program: string, dataDir: string, prefix: string): Writer {
   const reader = createInterface({ input: child.stdout });
   const ended = once(reader, 'close');
   reader.on('line', (line) => lines.push(line));
-  const said = (text: string) =>
-    new Promise<void>((resolve, reject) => {
-      reader.on('line', (line) => line === text && resolve());
+  const said = (text: RegExp) => {
+    const heard = new Promise<void>((resolve, reject) => {
+      reader.on('line', (line) => text.test(line) && resolve());
       ended.then(() => reject(new Error(`the writer ended before it said ${text}`)));
     });
-  const [booted, open] = [said('booted'), said('open')];
-  // Killed earlier, on purpose or after a failure, it never says so.
-  booted.catch(() => {});
-  open.catch(() => {});
-  return { child, lines, booted, open, ended };
+    // Killed earlier, on purpose or after a failure, it never says so.
+    heard.catch(() => {});
+    return heard;
+  };
+  const [booted, open, acknowledged] = [said(/^booted$/), said(/^open$/), said(/^\d+ \d+$/)];
+  return { child, lines, booted, open, acknowledged, ended };
 }
 
 it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost, and the log opens consistent each time`, async () => {
@@ -99,6 +102,8 @@ it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost
       if (round + 2 < ROUNDS) starting.push(startWriter(program, dataDir, String(round + 2)));
       writer.child.stdin!.write('go\n');
       if (round % 4 !== 0) await writer.open;
+      // Some are surely at work, however slow the machine is.
+      if (round % 4 === 1) await writer.acknowledged;
       await sleep(random() * (round % 4 === 0 ? OPENING_MS_MAX : WORKING_MS_MAX));
       writer.child.kill('SIGKILL');
       await writer.ended;
@@ -142,7 +147,7 @@ it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost
     for (const [id] of [...acknowledged].filter((_, i) => i % 97 === 0))
       expect(verifyText(JSON.stringify(await log.get(id)), { vkey: log.vkey }).ok).toBe(true);
     // The test did what it says: writers were killed at work, some while they opened the log.
-    expect(acknowledged.size).toBeGreaterThan(ROUNDS * 2);
+    expect(acknowledged.size).toBeGreaterThanOrEqual(ROUNDS / 4);
     expect(killedWhileOpening).toBeGreaterThan(0);
     console.info(
       `${acknowledged.size} receipts acknowledged, ${log.size} in the log, ${killedWhileOpening} of ${ROUNDS} kills while opening`,
@@ -150,4 +155,4 @@ it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost
   } finally {
     await log.close();
   }
-}, 180_000);
+}, 300_000);

@@ -7,6 +7,7 @@ import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { ReceiptLog } from '../../../daemon/receipts/log.ts';
 import { ReceiptLog as Log } from '../../../daemon/receipts/log.ts';
 import { ReceiptStore } from '../../../daemon/receipts/store.ts';
+import { eventually } from '../../support/eventually.ts';
 import { appendAll, makeReceipt, openLog, receiptsFrom, temporaryFolder } from './support.ts';
 
 const PROBE = { probeFirstMs: 20, probeMaxMs: 40 };
@@ -88,7 +89,7 @@ describe('disk full', () => {
     expect(await log.get(`rcpt_${100 + acknowledged.length}`)).toBeNull();
     await expect(log.append(makeReceipt('x'))).rejects.toMatchObject({ code: 'log_full' });
     makeRoom();
-    await vi.waitFor(() => expect(log.health().status).toBe('ok'), { timeout: 5_000 });
+    await eventually(() => expect(log.health().status).toBe('ok'));
     expect(await log.append(makeReceipt('x'))).toEqual({ leafIndex: size });
     expect(await log.audit()).toEqual({ leaves: size + 1 });
   }
@@ -141,7 +142,7 @@ describe('disk full', () => {
     const results = await Promise.allSettled(receiptsFrom(1, 600).map((receipt) => log.append(receipt)));
     for (const result of results) expect(result).toMatchObject({ status: 'rejected', reason: { code: 'log_io' } });
     expect(log.health().status).toBe('degraded');
-    await vi.waitFor(() => expect(log.health().status).toBe('ok'), { timeout: 5_000 });
+    await eventually(() => expect(log.health().status).toBe('ok'));
     await appendAll(log, receiptsFrom(1, 600));
     expect(await log.audit()).toEqual({ leaves: 601 });
   });
@@ -155,7 +156,7 @@ describe('disk full', () => {
       throw Object.assign(new Error('disk I/O error'), { code: 'SQLITE_IOERR' });
     });
     await expect(log.append(makeReceipt(1))).rejects.toMatchObject({ code: 'log_io' });
-    await vi.waitFor(() => expect(log.health().status).toBe('ok'), { timeout: 5_000 });
+    await eventually(() => expect(log.health().status).toBe('ok'));
     expect(log.size).toBe(2);
     expect(await appendAll(log, receiptsFrom(1, 2))).toEqual([{ leafIndex: 1 }, { leafIndex: 2 }]);
     expect(await log.audit()).toEqual({ leaves: 3 });

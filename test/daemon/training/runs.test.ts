@@ -15,6 +15,8 @@ import { resultRows } from '../../../daemon/training/results.ts';
 import { type RunsOptions, TrainingRuns } from '../../../daemon/training/runs.ts';
 import { TokenFileWriter } from '../../../daemon/training/token-file.ts';
 import { nextRun } from '../../../daemon/training/turns.ts';
+import { until } from '../../support/eventually.ts';
+import { PATIENCE_MS } from '../../support/patience.ts';
 import { InProcessWorkers, SHAPE } from './in-process.ts';
 import { temporaryFolder } from './support.ts';
 
@@ -103,13 +105,8 @@ function request(
 
 async function over(runs: TrainingRuns, id: string): Promise<{ run: TrainingRun; events: TrainingEvent[] }> {
   const events: TrainingEvent[] = [];
-  for await (const some of runs.events(id, 0, true, AbortSignal.timeout(20_000))) events.push(...some);
+  for await (const some of runs.events(id, 0, true, AbortSignal.timeout(PATIENCE_MS))) events.push(...some);
   return { run: runs.get(id), events };
-}
-
-async function until(what: () => boolean): Promise<void> {
-  for (let i = 0; i < 2000 && !what(); i++) await new Promise((resolve) => setTimeout(resolve, 5));
-  expect(what()).toBe(true);
 }
 
 /** Waits in the n-th micro-batch until it is let go. The loop is synchronous, so the gate is what it asks each time. */

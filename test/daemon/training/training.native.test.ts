@@ -355,7 +355,7 @@ describe('the training worker', () => {
       clearInterval(timer);
       expect(dataset.examples).toBe(3600);
       // On busy machines timers are late, but a blocked loop would not have run any.
-      expect(turns).toBeGreaterThan((performance.now() - start) / 50);
+      expect(turns).toBeGreaterThan((performance.now() - start) / 250);
     } finally {
       await pool.close();
     }

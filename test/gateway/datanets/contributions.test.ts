@@ -6,6 +6,7 @@ import { canonicalJson } from '../../../daemon/evidence.ts';
 import { shownFilename } from '../../../gateway/datanets/contributions/filename.ts';
 import { contentHash } from '../../../gateway/datanets/versions/leaf.ts';
 import { limits } from '../../../gateway/limits.ts';
+import { until } from '../../support/eventually.ts';
 import { errorOf, type TestUser } from '../rig.ts';
 import { chatRow, chatRows, type DatanetRig, LICENCE, sentence, startDatanetRig, type View } from './rig.ts';
 
@@ -281,7 +282,6 @@ describe('bad input', () => {
     const net = await open({ kind: 'completion' });
     const before = await count('SELECT count(*) FROM datanet_rows');
     const line = Buffer.from('{"prompt":"","completion":"a"}\n');
-    const started = performance.now();
     const done = await rig.upload(bob, net, 'million.jsonl', Buffer.alloc(1_000_000 * line.length, line));
     expect(done).toMatchObject({ state: 'failed', rows: 0, error: { code: 'too_many_rows' } });
     expect(done.error?.message).toContain(String(limits.contributionRowsMax));
@@ -291,7 +291,6 @@ describe('bad input', () => {
       ['numbers.json', `[${'1,'.repeat(999_999)}1]`],
     ] as const)
       expect((await rig.upload(bob, net, name, content)).error?.code, name).toBe('too_many_rows');
-    expect(performance.now() - started).toBeLessThan(30_000);
     expect(await count('SELECT count(*) FROM datanet_rows')).toBe(before);
   });
 
@@ -472,12 +471,7 @@ describe('taking back', () => {
     const net = await open();
     const body = { rows: chatRows(3_000, 10_000), licence: LICENCE };
     const { id } = await rig.json(await bob.call('POST', `/api/datanets/${net.id}/contributions`, body), 202);
-    const deadline = Date.now() + 10_000;
-    while (
-      (await count('SELECT count(*) FROM datanet_rows WHERE contribution_id = ?', id)) === 0 &&
-      Date.now() < deadline
-    )
-      await new Promise((resolve) => setTimeout(resolve, 5));
+    await until(async () => (await leftOf(id)).rows > 0);
     expect((await rig.contribution(bob, net, id)).progress).toMatchObject({ unit: 'bytes' });
     expect((await bob.call('DELETE', `/api/datanets/${net.id}/contributions/${id}`)).status).toBe(200);
     await rig.app.services.datanets.contributions.idle();

@@ -1,22 +1,21 @@
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import type { processIngester } from '../../../gateway/datanets/contributions/process-ingester.ts';
 import { limits } from '../../../gateway/limits.ts';
+import { until } from '../../support/eventually.ts';
 import { chatRows, type DatanetRig, LICENCE, startDatanetRig, type View } from './rig.ts';
 
+/** Changes limits until the test is over. */
+function shorten(changes: Partial<Record<keyof typeof limits, number>>): void {
+  const kept = { ...limits };
+  Object.assign(limits, changes);
+  onTestFinished(() => void Object.assign(limits, kept));
+}
 const count = async (rig: DatanetRig, sql: string, ...args: (string | number)[]) =>
   Number(Object.values((await rig.database.db.$client.execute({ sql, args })).rows[0] ?? {})[0]);
 type Apart = ReturnType<typeof processIngester>;
 const lines = (rows: unknown[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
-
-async function waitFor(what: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  while (!(await what())) {
-    if (Date.now() > deadline) throw new Error('it did not come to that');
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
 
 async function leftOf(rig: DatanetRig, net: View) {
   return {
@@ -39,6 +38,7 @@ test('in processes of their own: contributions of several people are read, and r
     let asked = 0;
     const done = rig.app.services.datanets.contributions.idle();
     let reading = true;
+    const began = performance.now();
     void done.then(() => {
       reading = false;
     });
@@ -52,7 +52,7 @@ test('in processes of their own: contributions of several people are read, and r
     for (const net of nets)
       expect(await count(rig, 'SELECT count(*) FROM datanet_rows WHERE datanet_id = ?', net.id)).toBe(2_000);
     expect(asked).toBeGreaterThan(3);
-    expect(slowest).toBeLessThan(1_500);
+    expect(slowest).toBeLessThan((performance.now() - began) / 2);
   } finally {
     await rig.close();
   }
@@ -65,7 +65,7 @@ test('a process that dies fails its contribution, says so, and leaves nothing ha
     const ann = await rig.person('Ann');
     const net = await rig.datanet(ann);
     const { id } = await rig.json(await rig.send(ann, net, 'rows.jsonl', lines(chatRows(20_000))), 202);
-    await waitFor(async () => (await leftOf(rig, net)).rows > 0);
+    await until(async () => (await leftOf(rig, net)).rows > 0);
     for (const { child } of (ingester as Apart).processes) child.kill('SIGKILL');
     await rig.app.services.datanets.contributions.idle();
     expect(await rig.contribution(ann, net, id)).toMatchObject({
@@ -81,6 +81,8 @@ test('a process that dies fails its contribution, says so, and leaves nothing ha
 });
 
 test('stopping in the middle leaves the contribution to the next start, which reads it from the beginning', async () => {
+  // Small batches, so that there is a middle.
+  shorten({ ingestBatchRows: 100 });
   const rig = await startDatanetRig();
   try {
     const ann = await rig.person('Ann');
@@ -91,7 +93,7 @@ test('stopping in the middle leaves the contribution to the next start, which re
       202,
     );
     const { contributions } = rig.app.services.datanets;
-    await waitFor(async () => (await leftOf(rig, net)).rows > 0);
+    await until(async () => (await leftOf(rig, net)).rows > 0);
     await contributions.stop();
     const half = await leftOf(rig, net);
     expect(half.rows).toBeLessThan(1_500);
@@ -130,12 +132,13 @@ test('a removal that a crash interrupted is brought to its end; files that nobod
 });
 
 test('a process that stands still when it should stop is ended, and taking back ends with it', async () => {
+  shorten({ ingestStopMs: 500 });
   const rig = await startDatanetRig({ ingestApart: true });
   try {
     const ann = await rig.person('Ann');
     const net = await rig.datanet(ann);
     const { id } = await rig.json(await rig.send(ann, net, 'rows.jsonl', lines(chatRows(20_000))), 202);
-    await waitFor(async () => (await leftOf(rig, net)).rows > 0);
+    await until(async () => (await leftOf(rig, net)).rows > 0);
     const { ingester } = rig.app.services.datanets;
     const children = (ingester as Apart).processes.map(({ child }) => child);
     // Not inside a transaction: then nobody could write at all.
@@ -148,9 +151,8 @@ test('a process that stands still when it should stop is ended, and taking back 
       if (!stopped) for (const child of children) child.kill('SIGCONT');
       await new Promise((resolve) => setTimeout(resolve, 7));
     }
-    const started = performance.now();
     expect((await ann.call('DELETE', `/api/datanets/${net.id}/contributions/${id}`)).status).toBe(200);
-    expect(performance.now() - started).toBeLessThan(2 * limits.ingestStopMs);
+    expect(children.map(({ signalCode }) => signalCode)).toContain('SIGKILL');
     expect(await leftOf(rig, net)).toEqual(NOTHING);
   } finally {
     await rig.close();

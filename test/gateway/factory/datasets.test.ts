@@ -443,7 +443,7 @@ describe('whatever the bytes', () => {
       ),
       { numRuns: 12 },
     );
-  }, 120_000);
+  });
 
   test('CSV that is written as RFC 4180 says is read as it was', async () => {
     const cell = fc

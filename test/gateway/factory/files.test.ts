@@ -6,10 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { serve } from '@hono/node-server';
 import OpenAI, { toFile } from 'openai';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { runCli } from '../../../bin/cli/program.ts';
 import { readForm } from '../../../gateway/factory/files/multipart.ts';
 import { diskStorage } from '../../../gateway/factory/files/storage.ts';
+import { eventually } from '../../support/eventually.ts';
 import { assertOpenAi, hasOpenAiSchema } from '../openai-schema.ts';
 import { errorOf } from '../rig.ts';
 import { chatLines, type FactoryRig, startFactoryRig } from './rig.ts';
@@ -178,8 +179,7 @@ describe('files', () => {
       request.write('--x\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{"a":');
       setTimeout(() => request.destroy(), 50);
     });
-    for (let i = 0; i < 100 && (await names()).length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 20));
-    expect(await names()).toEqual([]);
+    await eventually(async () => expect(await names()).toEqual([]));
   });
 
   test('an upload that stands still is given up; one that is slow is not', async () => {
@@ -189,10 +189,15 @@ describe('files', () => {
       const written: string[] = [];
       const body = new ReadableStream({
         async pull(controller) {
-          await new Promise((resolve) => setTimeout(resolve, 60));
+          // What came before has arrived by then; the clock goes on by itself, however slow the machine is.
+          for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+          vi.advanceTimersByTime(200);
           const next = parts.shift();
           // Then nothing, for ever.
-          if (next === undefined) await new Promise(() => {});
+          if (next === undefined) {
+            vi.advanceTimersByTime(200);
+            await new Promise(() => {});
+          }
           controller.enqueue(Buffer.from(next as string));
           if (next?.endsWith('--x--\r\n')) controller.close();
         },
@@ -208,10 +213,15 @@ describe('files', () => {
       await readForm(request, async () => sink, 250);
       return written.join('');
     };
-    expect(await read([form('one '), 'two ', 'three ', 'four ', 'five ', 'six', '\r\n--x--\r\n'])).toBe(
-      'one two three four five six',
-    );
-    await expect(read([form('one '), 'two'])).rejects.toMatchObject({ status: 408, code: 'upload_stalled' });
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      expect(await read([form('one '), 'two ', 'three ', 'four ', 'five ', 'six', '\r\n--x--\r\n'])).toBe(
+        'one two three four five six',
+      );
+      await expect(read([form('one '), 'two'])).rejects.toMatchObject({ status: 408, code: 'upload_stalled' });
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test('512 MB and no more: a declared length is refused at once', async () => {
@@ -288,7 +298,7 @@ describe('modelfactory train, jobs, files', () => {
         ...['--epochs', '2', '--rank', '4', '--lr', '1e-3', '--batch', '2', '--watch'],
       );
       expect(trained.notes).toMatch(
-        /12 examples.*\n2 epoch\(s\), batch 2, rank 4: 12 steps, about 12 s, memory 2\.0 of 8\.0 GB, cost/,
+        /12 examples.*\n2 epochs, batch 2, rank 4: 12 steps, about 12 s, memory 2\.0 of 8\.0 GB, cost/,
       );
       expect(trained.notes).toMatch(/step 6\/6 · loss 0\.333 · 1000 tokens\/s · 0 s left · 1\.00 GB/);
       expect(trained.out).toMatch(/^ft:tiny-base:local:support:[0-9a-f]{8}$/);

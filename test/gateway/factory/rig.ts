@@ -1,6 +1,7 @@
 /** The gateway's rig with a daemon that trains by script, and shorthands for files and jobs. */
 import type OpenAI from 'openai';
 import { toFile } from 'openai';
+import { PATIENCE_MS } from '../../support/patience.ts';
 import { type Rig, startRig } from '../rig.ts';
 import { type ScriptedTraining, scriptTraining } from './scripted-training.ts';
 
@@ -32,7 +33,7 @@ export async function startFactoryRig(options: Parameters<typeof startRig>[0] = 
       return (await client.files.create({ file, purpose: 'fine-tune' })).id;
     },
     async until(id, status) {
-      const deadline = Date.now() + 20_000;
+      const deadline = Date.now() + PATIENCE_MS;
       for (;;) {
         const job = await openai.fineTuning.jobs.retrieve(id);
         if (job.status === status || ['succeeded', 'failed', 'cancelled'].includes(job.status)) return job;

@@ -38,7 +38,7 @@ beforeEach(() => {
   others = children();
 });
 /** A handle is let go in the turn after its process has ended. */
-const expectNoReader = () => expect.poll(children, { timeout: 2000 }).toBe(others);
+const expectNoReader = () => expect.poll(children).toBe(others);
 
 /** The environments of this process's readers (Linux). */
 function environments(): string[] {
@@ -71,12 +71,10 @@ describe('a document is read by a process that may do only so much', () => {
   });
 
   test('one that works without an end is ended in time', async () => {
-    const start = performance.now();
     const reading = all(
       readDocument(write('a.pdf', LAUGHS), 'pdf', { chunkCharacters: 1200, bounds: { workMs: 1500 } }),
     );
     await expect(reading).rejects.toMatchObject({ name: 'DocumentError', code: 'timeout' });
-    expect(performance.now() - start).toBeLessThan(20_000);
     await expectNoReader();
   });
 
