@@ -76,6 +76,9 @@ export const SERVER_LIMITS = {
 /** Tokens of all inputs of one embedding request. */
 export const EMBED_TOKENS_MAX = 262_144;
 
+/** Inputs of one embedding request that wait for the engine at the same time; the others follow when these are done. */
+export const EMBED_INPUTS_TOGETHER = 64;
+
 /** Datasets and training runs (daemon/training). */
 export const TRAINING_LIMITS = {
   /** Body of a dataset: OpenAI's 512 MB of examples, and what their form on the wire adds. */

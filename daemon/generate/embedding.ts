@@ -1,7 +1,7 @@
 import type { JobListener } from '../engine/client.ts';
 import type { SequenceEvent } from '../engine/messages.ts';
 import { DaemonError } from '../errors.ts';
-import { SERVER_LIMITS } from '../limits.ts';
+import { EMBED_INPUTS_TOGETHER, SERVER_LIMITS } from '../limits.ts';
 import { costMicrosOf, type EmbedRequest, type EmbedResponse, type Receipt, receiptIdOf } from '../protocol.ts';
 import { appendDurably, inputsHash, SPLIT_RULE, sha256Hex } from './bill.ts';
 import type { GenerationContext } from './generation.ts';
@@ -55,14 +55,33 @@ export async function embed(
   };
 }
 
-function compute(
+/**
+ * The vectors of all inputs. At most `EMBED_INPUTS_TOGETHER` of them are with the engine at a time: the list of one request
+ * must not fill the queue that everybody waits in.
+ */
+async function compute(
   request: EmbedRequest,
   prepared: PreparedEmbedding,
   context: GenerationContext,
   signal: AbortSignal,
 ): Promise<Float32Array[]> {
-  return new Promise((resolve, reject) => {
-    const vectors = new Array<Float32Array>(prepared.inputs.length);
+  const vectors: Float32Array[] = [];
+  for (let at = 0; at < prepared.inputs.length; at += EMBED_INPUTS_TOGETHER) {
+    const inputs = prepared.inputs.slice(at, at + EMBED_INPUTS_TOGETHER);
+    vectors.push(...(await computeTogether(inputs, request, prepared, context, signal)));
+  }
+  return vectors;
+}
+
+function computeTogether(
+  inputs: Int32Array[],
+  request: EmbedRequest,
+  prepared: PreparedEmbedding,
+  context: GenerationContext,
+  signal: AbortSignal,
+): Promise<Float32Array[]> {
+  return new Promise<Float32Array[]>((resolve, reject) => {
+    const vectors = new Array<Float32Array>(inputs.length);
     let left = vectors.length;
     const listener: JobListener = {
       event(event: SequenceEvent) {
@@ -74,7 +93,9 @@ function compute(
         }
       },
       flush() {
-        if (left === 0) resolve(vectors);
+        if (left > 0) return;
+        signal.removeEventListener('abort', cancel);
+        resolve(vectors);
       },
     };
     const job = context.engine.submit(
@@ -82,8 +103,8 @@ function compute(
         kind: 'embed',
         adapter: prepared.adapter?.handle ?? null,
         visibility: request.callerHash,
-        prompts: prepared.inputs,
-        choices: prepared.inputs.length,
+        prompts: inputs,
+        choices: inputs.length,
         maxTokens: 0,
         sampler: null,
       },

@@ -2,6 +2,31 @@
 import type { GenerateEvent, TokenLogprob, Usage } from '../../daemon/protocol.ts';
 import { type AnswerHead, usageOf } from './chat-stream.ts';
 
+/** Where each token of a choice begins in its text, in characters as JavaScript counts them. */
+export class TextOffsets {
+  // Tokens may hold parts of a character: it counts where its first part is.
+  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  #offset: number;
+
+  /** `start`: characters before the first token, those of a prompt that is repeated. */
+  constructor(start: number) {
+    this.#offset = start;
+  }
+
+  /** @returns where this token begins; the next one begins behind the characters that it completes. */
+  next(bytes: readonly number[]): number {
+    const at = this.#offset;
+    this.#offset += this.#decoder.decode(Uint8Array.from(bytes), { stream: true }).length;
+    return at;
+  }
+}
+
+/** A token's text; one that holds a part of a character is told by its bytes, as OpenAI does. */
+function tokenText({ token, bytes }: { token: string; bytes: number[] }): string {
+  if (!token.includes('\ufffd') || new TextEncoder().encode(token).length === bytes.length) return token;
+  return `bytes:${bytes.map((byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join('')}`;
+}
+
 /** The legacy shape: parallel arrays, offsets in characters of the choice's text, the sampled token always in its own top list. */
 export class LegacyLogprobs {
   readonly tokens: string[] = [];
@@ -9,19 +34,17 @@ export class LegacyLogprobs {
   readonly top_logprobs: Record<string, number>[] = [];
   readonly text_offset: number[] = [];
 
-  /** @returns the offset after these tokens. */
-  add(tokens: TokenLogprob[], offset: number): number {
-    for (const { token, logprob, top } of tokens) {
-      this.tokens.push(token);
-      this.token_logprobs.push(logprob);
+  add(tokens: TokenLogprob[], offsets: TextOffsets): void {
+    for (const entry of tokens) {
+      const text = tokenText(entry);
+      this.tokens.push(text);
+      this.token_logprobs.push(entry.logprob);
       const best: Record<string, number> = {};
-      for (const entry of top) best[entry.token] = entry.logprob;
-      best[token] = logprob;
+      for (const other of entry.top) best[tokenText(other)] = other.logprob;
+      best[text] = entry.logprob;
       this.top_logprobs.push(best);
-      this.text_offset.push(offset);
-      offset += token.length;
+      this.text_offset.push(offsets.next(entry.bytes));
     }
-    return offset;
   }
 }
 
@@ -34,7 +57,7 @@ export class CompletionChunkEncoder {
   readonly #suffix: string;
   readonly #includeUsage: boolean;
   readonly #n: number;
-  readonly #offsets: number[] = [];
+  readonly #offsets: TextOffsets[] = [];
   #finished = 0;
 
   constructor(head: AnswerHead, options: { includeUsage: boolean; n: number }) {
@@ -53,7 +76,7 @@ export class CompletionChunkEncoder {
     let chunks = '';
     for (let choice = 0; choice < this.#n; choice++) {
       const index = prompt * this.#n + choice;
-      this.#offsets[index] = text.length;
+      this.#offsets[index] = new TextOffsets(text.length);
       chunks += this.#chunk(index, text, 'null', 'null');
     }
     return chunks;
@@ -69,7 +92,8 @@ export class CompletionChunkEncoder {
     let logprobs = 'null';
     if (event.logprobs !== undefined) {
       const legacy = new LegacyLogprobs();
-      this.#offsets[index] = legacy.add(event.logprobs, this.#offsets[index] ?? 0);
+      this.#offsets[index] ??= new TextOffsets(0);
+      legacy.add(event.logprobs, this.#offsets[index]);
       logprobs = JSON.stringify(legacy);
     }
     return this.#chunk(index, event.content ?? '', logprobs, 'null');
@@ -88,7 +112,7 @@ export class CompletionAnswerBuilder {
   readonly #choices: {
     text: string;
     logprobs: LegacyLogprobs | null;
-    offset: number;
+    offsets: TextOffsets;
     finish: 'stop' | 'length' | null;
   }[];
   readonly #n: number;
@@ -98,7 +122,7 @@ export class CompletionAnswerBuilder {
     this.#choices = Array.from({ length: prompts * options.n }, () => ({
       text: '',
       logprobs: options.logprobs ? new LegacyLogprobs() : null,
-      offset: 0,
+      offsets: new TextOffsets(0),
       finish: null,
     }));
   }
@@ -110,7 +134,7 @@ export class CompletionAnswerBuilder {
   echo(prompt: number, text: string): void {
     for (const choice of this.#choices.slice(prompt * this.#n, (prompt + 1) * this.#n)) {
       choice.text = text;
-      choice.offset = text.length;
+      choice.offsets = new TextOffsets(text.length);
     }
   }
 
@@ -123,8 +147,7 @@ export class CompletionAnswerBuilder {
       return;
     }
     choice.text += event.content ?? '';
-    if (event.logprobs !== undefined && choice.logprobs !== null)
-      choice.offset = choice.logprobs.add(event.logprobs, choice.offset);
+    if (event.logprobs !== undefined && choice.logprobs !== null) choice.logprobs.add(event.logprobs, choice.offsets);
   }
 
   build(head: AnswerHead, usage: Usage) {

@@ -132,6 +132,8 @@ export class Generation {
       return pending;
     }
     if (this.#deferred !== null) throw this.#deferred;
+    // Gone between two reads: that is no end of the answer.
+    if (this.#cancelled) throw clientGone();
     if (this.#settled) return null;
     return this.#read();
   }
