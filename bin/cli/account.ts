@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { GatewayClient } from './client.ts';
 import { type Context, type Input, subcommand } from './command.ts';
-import { minute, type Output, table } from './output.ts';
+import { count, minute, type Output, table } from './output.ts';
 import { readChange, readNewPassword, readPassword } from './password.ts';
 import type { User } from './users.ts';
 
@@ -75,7 +75,7 @@ async function changePassword(
   output.out(
     options.json
       ? JSON.stringify(answer, null, 2)
-      : `The password is changed; ${answer.sessions_ended} session(s) ended.`,
+      : `The password is changed; ${count(answer.sessions_ended, 'session')} ended.`,
   );
 }
 
@@ -101,7 +101,7 @@ async function endSessions(
 ): Promise<void> {
   const path = id === undefined ? '' : `/${encodeURIComponent(id)}`;
   const answer = (await client.call('DELETE', `/api/account/sessions${path}`)) as { ended: number | boolean };
-  const said = id === undefined ? `${answer.ended} session(s) ended.` : `${id} has ended.`;
+  const said = id === undefined ? `${count(Number(answer.ended), 'session')} ended.` : `${id} has ended.`;
   out(options.json ? JSON.stringify(answer, null, 2) : said);
 }
 

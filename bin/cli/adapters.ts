@@ -4,7 +4,7 @@ import { progressPrinter } from '../../daemon/models/progress.ts';
 import type { Adapter } from '../../daemon/protocol.ts';
 import type { GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { day, megabytes, type Output, table } from './output.ts';
+import { count, day, type Output, size, table } from './output.ts';
 import { adapterFiles, multipart } from './upload.ts';
 
 export interface AddOptions {
@@ -28,7 +28,7 @@ export async function addAdapter(
   out(
     options.json
       ? JSON.stringify(adapter, null, 2)
-      : `${name} is ready: rank ${rankMax}, ${megabytes(bytes)}, digest ${digest}.\nUse it with "model": "${name}".`,
+      : `${name} is ready: rank ${rankMax}, ${size(bytes)}, digest ${digest}.\nUse it with "model": "${name}".`,
   );
 }
 
@@ -56,7 +56,7 @@ export async function listAdapters(client: GatewayClient, options: { json?: bool
   const rows = data.map((one) => [
     one.name,
     String(one.rankMax),
-    megabytes(one.bytes),
+    size(one.bytes),
     one.pinned ? `${one.tier}, pinned` : one.tier,
     one.digest.slice(0, 12),
     one.source,
@@ -65,7 +65,7 @@ export async function listAdapters(client: GatewayClient, options: { json?: bool
     table(
       ['NAME', 'RANK', 'SIZE', 'TIER', 'DIGEST', 'SOURCE'],
       rows,
-      'There are no adapters. Add one with: modelfactory adapters add PATH --name NAME',
+      'There are no adapters. Add one with: npx modelfactory adapters add PATH --name NAME',
     ),
   );
 }
@@ -121,7 +121,7 @@ async function showSources(
     note(
       mark.kind === 'revocation'
         ? `${day(mark.created_at)}: ${mark.datanet} was revoked.`
-        : `${day(mark.created_at)}: ${mark.rows} row(s) of version ${mark.version} of ${mark.datanet} were withdrawn.`,
+        : `${day(mark.created_at)}: ${count(mark.rows, 'row')} of version ${mark.version} of ${mark.datanet} ${mark.rows === 1 ? 'was' : 'were'} withdrawn.`,
     );
 }
 const CONTRIBUTORS_SHOWN = 10;

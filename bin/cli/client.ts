@@ -158,9 +158,12 @@ export class GatewayClient {
     const path = join(resolve(root, this.#env.MODELFACTORY_DATA || 'data'), 'admin.key');
     try {
       return readFileSync(path, 'utf8').trim();
-    } catch {
+    } catch (error) {
+      const isOthers = ['EACCES', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '');
       throw new CliError(
-        `There is no key: MODELFACTORY_KEY is not set and ${path} cannot be read. It is made when modelfactory starts for the first time.`,
+        isOthers
+          ? `There is no key: MODELFACTORY_KEY is not set, and ${path} belongs to somebody else. Set MODELFACTORY_KEY to a key of yours.`
+          : `There is no key: MODELFACTORY_KEY is not set and ${path} cannot be read. It is made when modelfactory starts for the first time; \`npm start\` does so.`,
       );
     }
   }

@@ -40,6 +40,13 @@ export function positive(text: string): number {
   return value;
 }
 
+/** For what need not be whole. The server says which of them it takes. */
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Give a number.');
+  return value;
+}
+
 export function score(text: string): number {
   const value = Number(text);
   if (!Number.isSafeInteger(value) || value < 0 || value > 100)

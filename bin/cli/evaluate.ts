@@ -5,7 +5,8 @@ import { basename } from 'node:path';
 import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, collect, positive, subcommand } from './command.ts';
-import { type Output, table } from './output.ts';
+import { duration, liveLine } from './live.ts';
+import { minute, type Output, table } from './output.ts';
 import { multipart } from './upload.ts';
 
 interface Measured {
@@ -49,15 +50,15 @@ export async function evaluate(
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     ...(options.maxTokens === undefined ? {} : { max_tokens: options.maxTokens }),
   };
-  const line = new ProgressLine();
+  const line = liveLine(process.stderr, note);
   let evaluation: Evaluation | null = null;
   try {
     for await (const event of client.events('POST', '/api/evaluations', body)) {
       if (event.type === 'report') evaluation = event.evaluation as Evaluation;
-      else line.show(event);
+      else line.show(evaluationLine(event));
     }
   } finally {
-    line.end();
+    line.clear();
   }
   if (evaluation === null) throw new CliError('The evaluation ended without a report.');
   if (options.json) {
@@ -68,7 +69,9 @@ export async function evaluate(
   const { examples, unanswered, seconds } = evaluation.report;
   const left = unanswered > 0 ? `, ${unanswered} without an answer (no room in the context)` : '';
   note(`${examples} examples${left}, ${seconds.toFixed(1)} s; in brackets the 95 % interval.`);
-  note(`Evaluation ${evaluation.id}. Promote with: modelfactory promote ALIAS MODEL --require 'rougeL >= base + 0.02'`);
+  note(
+    `Evaluation ${evaluation.id}. Promote with: npx modelfactory promote ALIAS MODEL --require 'rougeL >= base + 0.02'`,
+  );
 }
 
 async function upload(client: GatewayClient, path: string): Promise<string> {
@@ -121,22 +124,13 @@ function number(value: number): string {
   return Math.abs(value) >= 1000 ? value.toPrecision(4) : value.toFixed(3);
 }
 
-/** One line that is written over, on a terminal only. */
-class ProgressLine {
-  private shown = false;
-
-  show(event: Record<string, unknown>): void {
-    if (!process.stderr.isTTY) return;
-    const { phase, done, total, model, per_second: rate, seconds_left: left } = event;
-    const speed = typeof rate === 'number' ? `, ${rate.toFixed(1)}/s` : '';
-    const eta = typeof left === 'number' ? `, ${Math.ceil(left)} s left` : '';
-    process.stderr.write(`\r\u001b[2K${String(phase)} ${String(model ?? 'base')}: ${done}/${total}${speed}${eta}`);
-    this.shown = true;
-  }
-
-  end(): void {
-    if (this.shown) process.stderr.write('\r\u001b[2K');
-  }
+/** What is computed, for whom, how fast, and how long it will take. */
+export function evaluationLine(event: Record<string, unknown>): string {
+  const { phase, done, total, model, per_second: rate, seconds_left: left } = event;
+  const parts = [`${String(phase)} ${String(model ?? 'base')}: ${done}/${total}`];
+  if (typeof rate === 'number') parts.push(`${rate.toFixed(1)}/s`);
+  if (typeof left === 'number') parts.push(`${duration(left)} left`);
+  return parts.join(' · ');
 }
 
 const CRITERION =
@@ -215,7 +209,7 @@ async function newestOf(client: GatewayClient, model: string): Promise<string> {
   const found = data.find(({ models }) => models.includes(model));
   if (found !== undefined) return found.id;
   throw new CliError(
-    `No evaluation has ${model}. Make one with: modelfactory evaluate FILE --model BASE --model ${model}`,
+    `No evaluation has ${model}. Make one with: npx modelfactory evaluate FILE --model BASE --model ${model}`,
   );
 }
 
@@ -243,13 +237,13 @@ export async function listAliases(client: GatewayClient, options: { json?: boole
     String(version),
     action,
     evaluation ?? '-',
-    new Date(created_at * 1000).toISOString().slice(0, 16),
+    minute(created_at),
   ]);
   out(
     table(
       ['ALIAS', 'MODEL', 'VERSION', 'BY', 'EVALUATION', 'SINCE'],
       rows,
-      'There are no aliases. Make one with: modelfactory promote ALIAS MODEL --require …',
+      'There are no aliases. Make one with: npx modelfactory promote ALIAS MODEL --require CRITERION',
     ),
   );
 }

@@ -11,7 +11,7 @@ import { extract, type Header } from 'tar-stream';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { megabytes, type Output } from './output.ts';
+import { type Output, size } from './output.ts';
 
 export interface ExportOptions {
   format: 'peft' | 'gguf' | 'merged';
@@ -80,7 +80,7 @@ export async function exportAdapter(
   out(
     options.json
       ? JSON.stringify({ name, format, path: target, bytes: doneBytes, seconds }, null, 2)
-      : `${target} (${megabytes(doneBytes)}, ${seconds.toFixed(1)} s)\n${NEXT[format](target)}`,
+      : `${target} (${size(doneBytes)}, ${seconds.toFixed(1)} s)\n${NEXT[format](target)}`,
   );
 }
 

@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { megabytes, minute, type Output, table } from './output.ts';
+import { minute, type Output, size, table } from './output.ts';
 import { multipart } from './upload.ts';
 
 interface File {
@@ -37,13 +37,7 @@ export async function uploadFile(client: GatewayClient, path: string, fields: Re
 export async function listFiles(client: GatewayClient, options: { json?: boolean }, { out }: Output): Promise<void> {
   const { data } = (await client.call('GET', '/v1/files?limit=1000')) as { data: File[] };
   if (options.json) return out(JSON.stringify(data, null, 2));
-  const rows = data.map((file) => [
-    file.id,
-    file.filename,
-    file.purpose,
-    megabytes(file.bytes),
-    minute(file.created_at),
-  ]);
+  const rows = data.map((file) => [file.id, file.filename, file.purpose, size(file.bytes), minute(file.created_at)]);
   out(table(['FILE', 'NAME', 'PURPOSE', 'SIZE', 'CREATED'], rows, 'There are no files.'));
 }
 

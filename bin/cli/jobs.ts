@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
+import { duration, liveLine } from './live.ts';
 import { minute, type Output, table } from './output.ts';
 
 export interface Job {
@@ -28,13 +29,6 @@ const path = (id: string) => `/v1/fine_tuning/jobs/${encodeURIComponent(id)}`;
 const OVER = new Set(['succeeded', 'failed', 'cancelled']);
 const RECONNECT_MS = 2_000;
 
-export function duration(seconds: number): string {
-  const whole = Math.max(0, Math.round(seconds));
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
-  if (hours > 0) return `${hours} h ${minutes} min`;
-  return minutes > 0 ? `${minutes} min ${whole % 60} s` : `${whole} s`;
-}
-
 export async function listJobs(client: GatewayClient, options: { json?: boolean }, { out }: Output): Promise<void> {
   const { data } = (await client.call('GET', '/v1/fine_tuning/jobs?limit=100')) as { data: Job[] };
   if (options.json) return out(JSON.stringify(data, null, 2));
@@ -49,7 +43,11 @@ export async function listJobs(client: GatewayClient, options: { json?: boolean 
     ];
   });
   out(
-    table(['JOB', 'STATUS', 'STEP', 'MODEL', 'CREATED'], rows, 'There are no jobs. Start one with: modelfactory train'),
+    table(
+      ['JOB', 'STATUS', 'STEP', 'MODEL', 'CREATED'],
+      rows,
+      'There are no jobs. Start one with: npx modelfactory train FILE',
+    ),
   );
 }
 
@@ -79,25 +77,6 @@ export function progressLine(data: Record<string, number>): string {
   return parts.join(' · ');
 }
 
-/** A line that is written over on a terminal; elsewhere each is its own. */
-export function liveLine(stream: NodeJS.WriteStream, note: (line: string) => void) {
-  let shown = false;
-  return {
-    show(text: string): void {
-      if (stream.isTTY !== true) {
-        note(text);
-        return;
-      }
-      stream.write(`\r\u001b[2K${text.slice(0, Math.max(20, (stream.columns ?? 80) - 1))}`);
-      shown = true;
-    },
-    finish(): void {
-      if (shown) stream.write('\n');
-      shown = false;
-    },
-  };
-}
-
 /** Follows a job to its end. Ctrl-C ends the watching, not the job. @returns 0 if it succeeded. */
 export async function watchJob(
   client: GatewayClient,
@@ -105,11 +84,12 @@ export async function watchJob(
   { out, note }: Output,
   options: { json?: boolean } = {},
 ): Promise<number> {
-  const line = liveLine(process.stderr, note);
+  // Every step is worth a line where they are not written over.
+  const line = liveLine(process.stderr, note, { everyMs: 0 });
   const leave = () => {
     line.finish();
     note(
-      `The job goes on. Watch it again with: modelfactory jobs watch ${id}   (stop it with: modelfactory jobs cancel ${id})`,
+      `The job goes on. Watch it again with: npx modelfactory jobs watch ${id}\nStop it with: npx modelfactory jobs cancel ${id}`,
     );
     process.exit(130);
   };

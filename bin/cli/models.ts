@@ -5,14 +5,15 @@ import { availableParallelism } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { QuantizedType } from '../../addon/quantize.ts';
-import { ensureBaseModel } from '../../daemon/models/fetch.ts';
+import { BUILTIN_MODELS } from '../../daemon/models/builtin.ts';
+import { type BaseModelFile, ensureBaseModel, FetchError, type FetchOptions } from '../../daemon/models/fetch.ts';
 import { ModelFileError } from '../../daemon/models/gguf-errors.ts';
 import { progressPrinter } from '../../daemon/models/progress.ts';
 import { quantizeModel } from '../../daemon/models/quantize.ts';
 import { isModelType, MODEL_TYPES } from '../../daemon/models/tensor-choice.ts';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { megabytes, type Output, table } from './output.ts';
+import { day, type Output, size, table } from './output.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
 
@@ -22,12 +23,11 @@ export async function listModels(client: GatewayClient, options: { json?: boolea
     out(JSON.stringify(answer.data, null, 2));
     return;
   }
-  const since = (seconds: unknown) =>
-    typeof seconds === 'number' && seconds > 0 ? new Date(seconds * 1000).toISOString().slice(0, 10) : '-';
+  const since = (seconds: unknown) => day(typeof seconds === 'number' && seconds > 0 ? seconds : null);
   const rows = answer.data.map(({ id, kind, bytes, tier, pinned, digest, created }) => [
     String(id),
     String(kind),
-    typeof bytes === 'number' ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : '-',
+    typeof bytes === 'number' ? size(bytes) : '-',
     String(tier ?? '-'),
     pinned === true ? 'yes' : pinned === false ? 'no' : '-',
     String(digest ?? '-').slice(0, 12),
@@ -53,7 +53,7 @@ export async function addModel(source: string, options: AddModelOptions, output:
     note(line);
   };
   const dataDir = resolve(root, process.env.MODELFACTORY_DATA || 'data');
-  const model = await ensureBaseModel(source, { dataDir, onProgress: bar.show, onNotice });
+  const model = await fetched(source, { dataDir, onProgress: bar.show, onNotice });
   bar.finish();
   if (options.type !== undefined) {
     await quantizeBase(model.path, { ...options, type: options.type, source }, output);
@@ -62,7 +62,7 @@ export async function addModel(source: string, options: AddModelOptions, output:
   out(
     options.json
       ? JSON.stringify(model, null, 2)
-      : `${model.path}\nServe it with: MODELFACTORY_BASE=${source} npm start`,
+      : `${model.path}\nServe it with: MODELFACTORY_BASE=${model.origin === 'file' ? model.path : source} npm start`,
   );
 }
 
@@ -87,7 +87,7 @@ export async function quantizeBase(
     note(line);
   };
   const dataDir = resolve(root, process.env.MODELFACTORY_DATA || 'data');
-  const model = await ensureBaseModel(source, { dataDir, onProgress: bar.show, onNotice });
+  const model = await fetched(source, { dataDir, onProgress: bar.show, onNotice });
   const name = basename(model.path)
     .replace(/\.gguf$/i, '')
     .replace(/[.-](f16|bf16|f32|q\d\w*|iq\d\w*)$/i, '');
@@ -113,7 +113,7 @@ export async function quantizeBase(
     out(
       options.json
         ? JSON.stringify(made, null, 2)
-        : `${made.path}\n${megabytes(made.sourceBytes)} became ${megabytes(made.bytes)} in ${made.seconds.toFixed(1)} s: ${weights}.\nServe it with: MODELFACTORY_BASE=${made.path} npm start`,
+        : `${made.path}\n${size(made.sourceBytes)} became ${size(made.bytes)} in ${made.seconds.toFixed(1)} s: ${weights}.\nServe it with: MODELFACTORY_BASE=${made.path} npm start`,
     );
   } catch (error) {
     if (error instanceof ModelFileError || (error as Error).name === 'AddonError')
@@ -123,6 +123,18 @@ export async function quantizeBase(
     bar.finish();
     process.removeListener('SIGINT', stop);
     process.removeListener('SIGTERM', stop);
+  }
+}
+
+/** Where the source is nothing at all, that is what is wrong here, not a setting of the server. */
+async function fetched(source: string, options: FetchOptions): Promise<BaseModelFile> {
+  try {
+    return await ensureBaseModel(source, options);
+  } catch (error) {
+    if (!(error instanceof FetchError) || error.code !== 'name_unknown') throw error;
+    throw new CliError(
+      `There is no file ${source}, and no built-in model of that name. Give a path to a .gguf file, hf:owner/repo/file.gguf, or one of: ${BUILTIN_MODELS.map(({ id }) => id).join(', ')}.`,
+    );
   }
 }
 

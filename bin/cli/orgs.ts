@@ -28,7 +28,7 @@ async function createOrg(client: GatewayClient, name: string, options: Shown, { 
   const made = (await client.call('POST', '/api/organizations', { name })) as Organization;
   if (options.json) return out(JSON.stringify(made, null, 2));
   out(made.id);
-  note(`${made.name} is made, and you own it. Add members with: modelfactory orgs members add ${made.id} E-MAIL`);
+  note(`${made.name} is made, and you own it. Add members with: npx modelfactory orgs members add ${made.id} E-MAIL`);
 }
 
 async function listOrgs(client: GatewayClient, options: Shown, { out }: Output): Promise<void> {

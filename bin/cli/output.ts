@@ -12,19 +12,55 @@ export const terminal: Output = {
   note: (line) => process.stderr.write(`${line}\n`),
 };
 
-/** Columns as wide as their widest cell, two blanks apart. No rows: `empty`. */
-export function table(header: string[], rows: string[][], empty: string): string {
+/** Of the terminal that results go to; where they go elsewhere a table may be as wide as it wants. */
+function terminalWidth(): number {
+  return process.stdout.isTTY ? process.stdout.columns || 80 : Number.POSITIVE_INFINITY;
+}
+
+/**
+ * Columns as wide as their widest cell, two blanks apart. On a terminal that is too narrow for them a block of lines each row,
+ * since wrapped columns say nothing. No rows: `empty`.
+ */
+export function table(header: string[], rows: string[][], empty: string, width = terminalWidth()): string {
   if (rows.length === 0) return empty;
   const all = [header, ...rows].map((row) => row.map(printable));
-  const widths = header.map((_, column) => Math.max(...all.map((row) => (row[column] ?? '').length)));
+  const widths = header.map((_, column) => Math.max(...all.map((row) => cells(row[column] ?? ''))));
+  const total = widths.reduce((sum, one) => sum + one, 2 * (widths.length - 1));
+  if (total > width) return blocks(all);
   return all
     .map((row) =>
       row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .map((cell, column) => padded(cell, widths[column] ?? 0))
         .join('  ')
         .trimEnd(),
     )
     .join('\n');
+}
+
+function blocks([header, ...rows]: string[][]): string {
+  const names = header ?? [];
+  const nameWidth = Math.max(...names.map(cells));
+  return rows
+    .map((row) => row.map((cell, column) => `${padded(names[column] ?? '', nameWidth)}  ${cell}`.trimEnd()).join('\n'))
+    .join('\n\n');
+}
+
+function padded(text: string, width: number): string {
+  return text + ' '.repeat(Math.max(0, width - cells(text)));
+}
+
+/** How many cells of a terminal a text takes: marks none, East Asian wide characters and emoji two. */
+function cells(text: string): number {
+  let sum = 0;
+  for (const { segment } of new Intl.Segmenter().segment(text)) sum += WIDE.test(segment) ? 2 : 1;
+  return sum;
+}
+const WIDE =
+  /^(?:\p{Emoji_Presentation}|[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{20000}-\u{3fffd}])/u;
+
+/** `1 row`, `2 rows`. */
+export function count(number: number, one: string, many = `${one}s`): string {
+  return `${number} ${number === 1 ? one : many}`;
 }
 
 /** Names come from other people: control characters must not reach the terminal. */
@@ -33,8 +69,11 @@ export function printable(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }
 
-export function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+/** `512 B`, `4.9 kB`, `144.8 MB`, `2.1 GB`. */
+export function size(bytes: number): string {
+  if (bytes < 1_000) return `${bytes} B`;
+  if (bytes < 1e6) return `${(bytes / 1e3).toFixed(1)} kB`;
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
 /** 1234500 → `1.2345`. */

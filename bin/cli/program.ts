@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { FetchError } from '../../daemon/models/fetch.ts';
+import { fileProblem } from '../setup/file-problem.mjs';
 import { accountCommands } from './account.ts';
 import { adapterCommands } from './adapters.ts';
 import { auditCommands } from './audit.ts';
@@ -43,15 +44,41 @@ export async function runCli(
   } catch (error) {
     // Help and version are no errors; what else commander refuses, it has said already.
     if (error instanceof CommanderError) return error.exitCode;
-    if (!(error instanceof CliError) && !(error instanceof FetchError)) throw error;
-    output.note(`error: ${error.message}`);
+    const sentence = sentenceOf(error);
+    if (sentence === null) throw error;
+    output.note(`error: ${sentence}`);
     return 1;
   }
 }
 
-function createProgram(context: Context): Command {
+/** What a person can do something about; null: a defect of the program. */
+function sentenceOf(error: unknown): string | null {
+  if (error instanceof CliError || error instanceof FetchError) return error.message;
+  return fileProblem(error);
+}
+
+/** An option that does not exist is named before one that is missing: mostly the one is the other, mistyped. */
+class CliCommand extends Command {
+  override createCommand(name?: string): CliCommand {
+    return new CliCommand(name);
+  }
+
+  override parseOptions(args: string[]): ReturnType<Command['parseOptions']> {
+    const parsed = super.parseOptions(args);
+    const [unknown] = parsed.unknown;
+    const isLeaf = this.commands.length === 0;
+    const wantsHelp = parsed.unknown.some((word) => word === '-h' || word === '--help');
+    if (isLeaf && unknown !== undefined && !wantsHelp) this.unknownOption(unknown);
+    return parsed;
+  }
+
+  /** Commander's own, which also tells what may have been meant; not in its types. */
+  declare unknownOption: (flag: string) => never;
+}
+
+export function createProgram(context: Context): Command {
   const { output } = context;
-  const program = new Command('modelfactory');
+  const program = new CliCommand('modelfactory');
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
     version: string;
   };

@@ -28,7 +28,7 @@ export async function saveReceipt(
     throw new CliError(`${options.out} cannot be written: ${(error as Error).message}`);
   }
   note(
-    `Receipt ${id} is in ${options.out}. Check it, also without this server, with: modelfactory verify ${options.out}`,
+    `Receipt ${id} is in ${options.out}. Check it, also without this server, with: npx modelfactory verify ${options.out}`,
   );
 }
 

@@ -1,11 +1,12 @@
 /** `modelfactory train`: a file (upload, inspect, estimate), versions of Datanets, or a mixture; create the job, and watch it. */
 import type { Command } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
-import { type Context, collect, positive, subcommand } from './command.ts';
+import { type Context, collect, number, positive, subcommand } from './command.ts';
 import { findVersion } from './datanets/names.ts';
 import { uploadFile } from './files.ts';
-import { duration, type Job, watchJob } from './jobs.ts';
-import type { Output } from './output.ts';
+import { type Job, watchJob } from './jobs.ts';
+import { duration } from './live.ts';
+import { count, type Output } from './output.ts';
 
 export interface TrainOptions {
   datanet?: string[];
@@ -146,7 +147,7 @@ async function checkedFile(
   const { report } = inspection;
   if (report.ok) return { id, kind: report.kind };
   tellProblems(inspection, note);
-  throw new CliError(`${path} has ${report.errors} error(s), so nothing was started.`);
+  throw new CliError(`${path} has ${count(report.errors, 'error')}, so nothing was started.`);
 }
 
 /** What it will take, for people. @throws CliError where the memory does not suffice. */
@@ -155,13 +156,13 @@ function tellInspection(inspection: Inspection, { note }: Output): void {
   const { statistics, estimate, recipe } = inspection;
   if (statistics !== null)
     note(
-      `${statistics.examples} examples, ${statistics.tokens} tokens, the longest ${statistics.longest}, ${statistics.truncated} too long.`,
+      `${count(statistics.examples ?? 0, 'example')}, ${statistics.tokens} tokens, the longest ${statistics.longest}, ${statistics.truncated} too long.`,
     );
   if (estimate === null || recipe === null) return;
   const cost = `${(estimate.cost_micros / 1e6).toFixed(4)} ${estimate.currency}`;
   const memory = `${(estimate.memory_bytes / 1e9).toFixed(1)} of ${(estimate.memory_available_bytes / 1e9).toFixed(1)} GB`;
   note(
-    `${recipe.n_epochs} epoch(s), batch ${recipe.batch_size}, rank ${recipe.rank}: ${estimate.steps} steps, about ${duration(estimate.seconds)}, memory ${memory}, cost ${cost}.`,
+    `${count(Number(recipe.n_epochs), 'epoch')}, batch ${recipe.batch_size}, rank ${recipe.rank}: ${count(estimate.steps, 'step')}, about ${duration(estimate.seconds)}, memory ${memory}, cost ${cost}.`,
   );
   if (!estimate.fits) throw new CliError('The memory does not suffice. Lower --batch or --context.');
 }
@@ -258,7 +259,7 @@ export async function train(
     return await watchJob(client, job.id, output);
   }
   out(options.json ? JSON.stringify(job, null, 2) : job.id);
-  note(`Watch it with: modelfactory jobs watch ${job.id}`);
+  note(`Watch it with: npx modelfactory jobs watch ${job.id}`);
   return 0;
 }
 
@@ -266,7 +267,7 @@ export function trainCommands(program: Command, { client, output, setCode }: Con
   subcommand(program, 'train', 'fine-tune a base model on a file (.jsonl .json .csv .tsv .parquet), Datanets, or both')
     .argument('[file]')
     .option('--datanet <version>', 'NAME_OR_ID[@VERSION][:WEIGHT]; may be given several times', collect)
-    .option('--file-weight <n>', 'of the file, beside Datanets; an epoch takes from each by weight', Number)
+    .option('--file-weight <n>', 'of the file, beside Datanets; an epoch takes from each by weight', number)
     .option('--base <model>', 'base model; default: the one that is served')
     .option('--name <name>', 'stands in the name of the model: ft:BASE:…:NAME:ID')
     .option('--validation <file>', 'examples to measure by, not to learn from')
@@ -274,10 +275,10 @@ export function trainCommands(program: Command, { client, output, setCode }: Con
     .option('--epochs <n>', 'times over the data', positive)
     .option('--batch <n>', 'examples a step', positive)
     .option('--rank <n>', 'rank of the adapter', positive)
-    .option('--alpha <n>', 'scale of the adapter; default: twice the rank', Number)
-    .option('--lr <n>', 'learning rate, e.g. 2e-4', Number)
+    .option('--alpha <n>', 'scale of the adapter; default: twice the rank', number)
+    .option('--lr <n>', 'learning rate, e.g. 2e-4', number)
     .option('--context <n>', 'longer examples are cut to so many tokens', positive)
-    .option('--seed <n>', 'the same seed, the same model', Number)
+    .option('--seed <n>', 'the same seed, the same model', number)
     .option('--format <format>', 'chat, completion, preference, alpaca, sharegpt or table')
     .option('--columns <pairs>', 'which column holds what, e.g. prompt=question,completion=answer')
     .option('--watch', 'follow the job to its end')

@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
 import { type Context, subcommand } from './command.ts';
-import { day, type Output, table } from './output.ts';
+import { count, day, type Output, table } from './output.ts';
 
 export interface User {
   id: string;
@@ -95,7 +95,7 @@ async function endSessions(
 ): Promise<void> {
   const { id, email } = await findUser(client, who);
   const answer = (await client.call('DELETE', `/api/users/${id}/sessions`)) as { ended: number };
-  out(options.json ? JSON.stringify(answer, null, 2) : `${answer.ended} session(s) of ${email} ended.`);
+  out(options.json ? JSON.stringify(answer, null, 2) : `${count(answer.ended, 'session')} of ${email} ended.`);
 }
 
 export function userCommands(program: Command, { client, output }: Context): void {

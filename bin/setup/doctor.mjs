@@ -1,5 +1,5 @@
 /** `modelfactory doctor [--json]`: what this machine has, what it lacks, and how to get it. Plain built-ins. */
-import { existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { isInstalled } from '../bootstrap.mjs';
@@ -12,11 +12,23 @@ import { capture, SetupError } from './run.mjs';
 /** Dependencies 600 MB, model 100 MB, headers and build 50 MB, and room for receipts and adapters. */
 const DISK_NEEDED_BYTES = 1.5e9;
 
+const HELP = `Usage: modelfactory doctor [options]
+
+what this machine has and lacks, and how to get it
+
+Options:
+  --json      as JSON
+  -h, --help  display help for command`;
+
 /** `needed`: without it modelfactory does not run. Returns the exit code: 1 when something needed is missing. */
 export async function doctor(args) {
+  if (args.some((arg) => arg === '--help' || arg === '-h')) {
+    console.log(HELP);
+    return 0;
+  }
   const isJson = args.includes('--json');
   const unknown = args.find((arg) => arg !== '--json');
-  if (unknown) throw new SetupError(`Unknown option ${unknown}. Known: --json.`);
+  if (unknown) throw new SetupError(`unknown option '${unknown}'. There are --json and --help.`);
   const checks = [...needed(), ...prepared(), ...optional()];
   const missing = checks.filter((check) => check.needed && !check.ok);
   if (isJson) console.log(JSON.stringify({ ok: missing.length === 0, checks }, null, 2));
@@ -29,7 +41,7 @@ function needed() {
     const { ok, found, problem, hint } = checkTool(tool);
     return { name: tool, needed: true, ok, detail: ok ? found : problem, hint: ok ? null : hint };
   });
-  return [...tools, platform(), diskSpace()];
+  return [...tools, platform(), diskSpace(), writable()];
 }
 
 function platform() {
@@ -68,6 +80,28 @@ function diskSpace() {
       ? null
       : `free ${((needBytes - free.bytes) / 1e9).toFixed(1)} GB, or set MODELFACTORY_DATA and MODELFACTORY_CACHE to another disk`,
   };
+}
+
+/** The data folder and the cache, or what they will be made in. */
+function writable() {
+  const places = { MODELFACTORY_DATA: dataDir(), MODELFACTORY_CACHE: cacheDir() };
+  const closed = Object.entries(places).find(([, place]) => !isWritable(existing(place)));
+  return {
+    name: 'folders',
+    needed: true,
+    ok: closed === undefined,
+    detail: closed ? `${closed[1]} cannot be written to` : `data in ${dataDir()}`,
+    hint: closed ? `look at the owner and mode of ${existing(closed[1])}, or set ${closed[0]} to another folder` : null,
+  };
+}
+
+function isWritable(folder) {
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    return statSync(folder).isDirectory();
+  } catch {
+    return false;
+  }
 }
 
 /** What `npm start` makes by itself. */

@@ -1,5 +1,6 @@
 /** Child processes for the set-up. Plain built-ins. */
 import { spawn, spawnSync } from 'node:child_process';
+import { fileProblem } from './file-problem.mjs';
 
 /** An error whose message is written for the person at the terminal; printed without a stack. */
 export class SetupError extends Error {
@@ -32,18 +33,66 @@ export function run(command, args, options = {}) {
       ...spawnOptions,
     });
     const output = [];
-    child.stdout?.on('data', (chunk) => output.push(chunk));
-    child.stderr?.on('data', (chunk) => output.push(chunk));
+    const waiting = quiet ? showWaiting(what) : null;
+    for (const stream of [child.stdout, child.stderr])
+      stream?.on('data', (chunk) => {
+        output.push(chunk);
+        waiting?.heard(chunk.toString('latin1'));
+      });
     child.on('error', (error) => {
+      waiting?.end();
       const why = error.code === 'ENOENT' ? `the command "${command}" was not found` : error.message;
       fail(new SetupError(`${what} did not start: ${why}.`));
     });
     child.on('close', (code, signal) => {
+      waiting?.end();
       if (code === 0) return done();
       if (quiet) process.stderr.write(Buffer.concat(output));
       fail(new SetupError(`${what} failed (${signal ?? `exit code ${code}`}); see its output above.`));
     });
   });
+}
+
+/**
+ * On a terminal, a line that says how long a silent command has run, and for builds how far it is and how long it will take.
+ * @param now milliseconds, for tests.
+ */
+export function showWaiting(what, stream = process.stderr, now = Date.now) {
+  if (!stream.isTTY) return null;
+  const startedAt = now();
+  let share = 0;
+  let isShown = false;
+  const timer = setInterval(() => {
+    stream.write(
+      `\r\u001b[2K${waitingLine(what, (now() - startedAt) / 1000, share).slice(0, (stream.columns || 80) - 1)}`,
+    );
+    isShown = true;
+  }, 1_000);
+  timer.unref();
+  return {
+    heard: (text) => {
+      share = shareOf(text) ?? share;
+    },
+    end: () => {
+      clearInterval(timer);
+      if (isShown) stream.write('\r\u001b[2K');
+    },
+  };
+}
+
+/** `Compiling the addon: 42 %, 31 s, about 43 s left` */
+export function waitingLine(what, seconds, share) {
+  const elapsed = `${Math.round(seconds)} s`;
+  if (share <= 0) return `${what}: ${elapsed}`;
+  return `${what}: ${Math.floor(share * 100)} %, ${elapsed}, about ${Math.ceil((seconds * (1 - share)) / share)} s left`;
+}
+
+/** The last `[12/40]` (Ninja) or `[ 42%]` (make) of a build's output, as a share from 0 to 1; null where there is none. */
+export function shareOf(text) {
+  const last = [...text.matchAll(/^\[ *(\d+)(?:\/(\d+)|%)\]/gm)].at(-1);
+  if (last === undefined) return null;
+  const total = Number(last[2] ?? 100);
+  return total > 0 ? Math.min(1, Number(last[1]) / total) : null;
 }
 
 /** Standard output of a command, trimmed, or null if it is missing or fails. For short questions such as `--version`. */
@@ -69,7 +118,9 @@ export async function main(body) {
     const code = await body();
     if (typeof code === 'number') process.exitCode = code;
   } catch (error) {
+    const problem = fileProblem(error);
     if (error instanceof SetupError || error?.name === 'FetchError') say(`error: ${error.message}`);
+    else if (problem !== null) say(`error: ${problem}`);
     else console.error(error);
     process.exitCode = 1;
   }

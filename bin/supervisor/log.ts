@@ -6,7 +6,7 @@ import { LOG_LINE_BYTES_MAX } from './limits.ts';
 /** pino's numbers. */
 const LEVELS: Record<number, string> = { 10: 'trace', 20: 'debug', 30: 'info', 40: 'WARN', 50: 'ERROR', 60: 'FATAL' };
 /** Said already, or of no use on a terminal. */
-const HIDDEN = new Set(['level', 'time', 'pid', 'hostname', 'msg', 'name', 'v']);
+const HIDDEN = new Set(['level', 'time', 'pid', 'hostname', 'msg', 'name', 'v', 'service', 'ready']);
 
 export interface LogSink {
   write(text: string): unknown;

@@ -1,11 +1,12 @@
 /** Runs gateway and daemon side by side until it is told to stop. */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 import { type BaseModelFile, ensureBaseModel, FetchError } from '../../daemon/models/fetch.ts';
 import { progressPrinter } from '../../daemon/models/progress.ts';
+import { fileProblem } from '../setup/file-problem.mjs';
 import { passOn } from './log.ts';
 import { checkListenable, freePort, urlFor } from './ports.ts';
 import { readState, removeState, type SupervisorState, writeState } from './state.ts';
@@ -66,14 +67,31 @@ export async function start(programs: Programs = PROGRAMS): Promise<number> {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   try {
     const settings = readSettings();
-    mkdirSync(settings.dataDir, { recursive: true });
+    prepareDataFolder(settings.dataDir);
     await refuseSecondStart(settings);
     const model = settings.daemons === null ? await fetchModel(settings) : null;
     return await supervise(settings, programs, model);
   } catch (error) {
-    if (!(error instanceof StartError) && !(error instanceof FetchError)) throw error;
-    process.stderr.write(`error: ${error.message}\n`);
+    const sentence = error instanceof StartError || error instanceof FetchError ? error.message : fileProblem(error);
+    if (sentence === null) throw error;
+    process.stderr.write(`error: ${sentence}\n`);
     return 1;
+  }
+}
+
+/** Said here in a sentence, before two processes say it in stack traces. */
+function prepareDataFolder(dataDir: string): void {
+  const probe = join(dataDir, `.probe-${process.pid}`);
+  try {
+    mkdirSync(dataDir, { recursive: true });
+    writeFileSync(probe, '', { flag: 'wx' });
+    rmSync(probe);
+  } catch (error) {
+    const problem = fileProblem(error);
+    if (problem === null) throw error;
+    throw new StartError(
+      `The data folder cannot be used: ${problem.replace(probe, dataDir)} Set MODELFACTORY_DATA to a folder of yours.`,
+    );
   }
 }
 
@@ -84,7 +102,7 @@ async function refuseSecondStart({ host, port, dataDir }: StartSettings): Promis
     const answer = await fetch(`${other.url}/health`, { signal: AbortSignal.timeout(2_000) }).catch(() => null);
     if (answer) {
       throw new StartError(
-        `modelfactory runs already on this data folder (process ${other.pid}, ${other.url}). Stop it first, or give this one its own MODELFACTORY_DATA and PORT.`,
+        `modelfactory runs already on this data folder (process ${other.pid}, ${other.url}). Stop it first (Ctrl-C there, or: kill ${other.pid}), or give this one its own: MODELFACTORY_DATA=./data2 PORT=${port + 1} npm start`,
       );
     }
   }

@@ -10,12 +10,26 @@ const RATE_WINDOW_MS = 5_000;
 export interface ProgressStream {
   write(text: string): unknown;
   isTTY?: boolean;
+  /** Width of the terminal. */
+  columns?: number;
+}
+
+const COLUMNS_DEFAULT = 80;
+
+export function columnsOf({ columns }: ProgressStream): number {
+  return columns !== undefined && columns > 0 ? columns : COLUMNS_DEFAULT;
+}
+
+/** A line that is wider than the terminal wraps, and then it can't be written over. */
+export function fitted(text: string, width: number): string {
+  return text.length <= width ? text : `${text.slice(0, Math.max(1, width) - 1)}…`;
 }
 
 /** Returns the function to feed; `finish` ends the line. `now`: milliseconds, for tests. */
 export function progressPrinter(stream: ProgressStream, now: () => number = Date.now) {
   const samples: { at: number; bytes: number }[] = [];
-  let shownAt = Number.NEGATIVE_INFINITY;
+  // What is over before a line is due elsewhere than on a terminal says so once, at its end.
+  let shownAt = stream.isTTY ? Number.NEGATIVE_INFINITY : now();
   let isLineOpen = false;
 
   function show(progress: Progress): void {
@@ -29,11 +43,15 @@ export function progressPrinter(stream: ProgressStream, now: () => number = Date
     const interval = stream.isTTY ? TERMINAL_INTERVAL_MS : LOG_INTERVAL_MS;
     if (!isDone && at - shownAt < interval) return;
     shownAt = at;
-    const line = progressLine(progress, rateOf(samples, at, progress.doneBytes));
+    const rate = rateOf(samples, at, progress.doneBytes);
+    const whole = progressLine(progress, rate);
     if (!stream.isTTY) {
-      stream.write(`${line}\n`);
+      stream.write(`${whole}\n`);
       return;
     }
+    const width = columnsOf(stream) - 1;
+    // Where there is no room for the bar the figures are worth more.
+    const line = fitted(whole.length <= width ? whole : progressLine(progress, rate, 0), width);
     stream.write(`\r\x1b[2K${line}${isDone ? '\n' : ''}`);
     isLineOpen = !isDone;
   }
@@ -53,17 +71,17 @@ function rateOf(samples: { at: number; bytes: number }[], at: number, bytes: num
 }
 
 /** `model [######----] 42 %  41.3/98.4 MB  12.1 MB/s  5 s left` */
-export function progressLine(progress: Progress, bytesPerSecond: number | null): string {
+export function progressLine(progress: Progress, bytesPerSecond: number | null, barCells = BAR_CELLS): string {
   const { label, doneBytes, totalBytes } = progress;
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
   const rate = bytesPerSecond === null ? '' : `  ${megabytes(bytesPerSecond)} MB/s`;
   if (totalBytes === null || totalBytes === 0) return `${label}  ${megabytes(doneBytes)} MB${rate}`;
   const share = Math.min(1, doneBytes / totalBytes);
-  const cells = Math.floor(share * BAR_CELLS);
-  const bar = `${'#'.repeat(cells)}${'-'.repeat(BAR_CELLS - cells)}`;
+  const cells = Math.floor(share * barCells);
+  const bar = barCells === 0 ? '' : `[${'#'.repeat(cells)}${'-'.repeat(barCells - cells)}] `;
   const isMoving = bytesPerSecond !== null && bytesPerSecond > 0 && doneBytes < totalBytes;
   const left = isMoving ? `  ${duration((totalBytes - doneBytes) / bytesPerSecond)} left` : '';
-  return `${label} [${bar}] ${Math.floor(share * 100)} %  ${megabytes(doneBytes)}/${megabytes(totalBytes)} MB${rate}${left}`;
+  return `${label} ${bar}${Math.floor(share * 100)} %  ${megabytes(doneBytes)}/${megabytes(totalBytes)} MB${rate}${left}`;
 }
 
 function duration(seconds: number): string {

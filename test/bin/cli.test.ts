@@ -171,8 +171,8 @@ describe('modelfactory models and receipts', () => {
     const listed = await cli('models', 'list');
     expect(listed.code).toBe(0);
     expect(listed.out).toMatch(/^MODEL +KIND +SIZE +TIER +PINNED +DIGEST +SINCE$/m);
-    expect(listed.out).toMatch(/^tiny-base +base +\d+\.\d MiB +- +- +[0-9a-f]{12} /m);
-    expect(listed.out).toMatch(/^legal +adapter +0\.0 MiB +slot +no +b{12} +2023-11-14$/m);
+    expect(listed.out).toMatch(/^tiny-base +base +\d+\.\d MB +- +- +[0-9a-f]{12} /m);
+    expect(listed.out).toMatch(/^legal +adapter +1\.0 kB +slot +no +b{12} +2023-11-14$/m);
   });
 
   it('writes a receipt to a file, and says so when there is none', async () => {

@@ -69,7 +69,7 @@ export async function requestAccess(
   })) as AccessRequest;
   if (options.json) return output.out(JSON.stringify(request, null, 2));
   output.out(request.id);
-  output.note('The owners decide about it. See: modelfactory datanets requests');
+  output.note(`The owners decide about it. See: npx modelfactory datanets requests ${id}`);
 }
 
 export async function listRequests(

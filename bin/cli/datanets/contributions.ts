@@ -3,8 +3,8 @@ import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { progressPrinter } from '../../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from '../client.ts';
-import { duration, liveLine } from '../jobs.ts';
-import { megabytes, minute, type Output, table } from '../output.ts';
+import { duration, liveLine } from '../live.ts';
+import { count, minute, type Output, size, table } from '../output.ts';
 import { columnsOf } from '../train.ts';
 import { multipart } from '../upload.ts';
 import type { Shown } from './datanets.ts';
@@ -78,7 +78,7 @@ export async function contribute(
 ): Promise<number> {
   const datanet = await findDatanet(client, named);
   if (options.acceptLicence !== true) {
-    const terms = datanet.terms === '' ? '' : `, and its terms (modelfactory datanets show ${datanet.id})`;
+    const terms = datanet.terms === '' ? '' : `, and its terms (npx modelfactory datanets show ${datanet.id})`;
     throw new CliError(
       `What is contributed to "${datanet.name}" is under ${datanet.licence}${terms}. If you may give it so and want to, add --accept-licence.`,
     );
@@ -86,7 +86,7 @@ export async function contribute(
   let contribution = await upload(client, datanet, file, options);
   if (options.wait) contribution = await settled(client, datanet, contribution, output);
   if (options.json) output.out(JSON.stringify(contribution, null, 2));
-  else tell(contribution, output);
+  else tell(contribution, datanet.id, output);
   return contribution.state === 'failed' ? 1 : 0;
 }
 
@@ -128,7 +128,7 @@ async function settled(
   }
 }
 
-function tell(contribution: Contribution, { out, note }: Output): void {
+function tell(contribution: Contribution, datanet: string, { out, note }: Output): void {
   const { id, rows, refused, problems, error, state } = contribution;
   for (const { line, field, message } of problems.slice(0, PROBLEMS_SHOWN))
     note(`${line === null ? '' : `line ${line}: `}${field === null ? '' : `${field}: `}${message}`);
@@ -141,8 +141,8 @@ function tell(contribution: Contribution, { out, note }: Output): void {
   out(id);
   note(
     state === 'processing'
-      ? 'It is being read. See: modelfactory datanets contributions'
-      : `${rows} rows wait for review${refused > 0 ? `; ${refused} were not taken` : ''}.`,
+      ? `It is being read. See: npx modelfactory datanets contributions ${datanet}`
+      : `${count(rows, 'row waits', 'rows wait')} for review${refused > 0 ? `; ${count(refused, 'was', 'were')} not taken` : ''}.`,
   );
 }
 
@@ -158,7 +158,7 @@ export async function listContributions(
   const rows = found.map((one) => [
     one.id,
     one.filename,
-    megabytes(one.bytes),
+    size(one.bytes),
     one.contributor,
     one.state === 'processing' && one.progress !== null
       ? `processing (${contributionLine(one.progress, 0)})`

@@ -1,7 +1,7 @@
 /** `modelfactory datanets create|list|show|change|revoke|reactivate`. */
 import { readFile } from 'node:fs/promises';
 import { CliError, type GatewayClient } from '../client.ts';
-import { day, type Output, printable, table } from '../output.ts';
+import { count, day, type Output, printable, table } from '../output.ts';
 import { type Datanet, findDatanet, path } from './names.ts';
 
 export interface Shown {
@@ -50,7 +50,7 @@ export async function createDatanet(
   if (options.json) return out(JSON.stringify(made, null, 2));
   out(made.id);
   note(`"${made.name}" is made: ${made.kind}, ${made.licence}, ${made.visibility}.`);
-  note(`Put rows in with: modelfactory datanets contribute ${made.id} FILE --accept-licence`);
+  note(`Put rows in with: npx modelfactory datanets contribute ${made.id} FILE --accept-licence`);
 }
 
 export async function changeDatanet(
@@ -96,7 +96,13 @@ export async function listDatanets(client: GatewayClient, options: ListOptions, 
     day(one.created_at),
   ]);
   const header = ['DATANET', 'NAME', 'OWNER', 'KIND', 'LICENCE', 'ACCESS', 'VERSION', 'ROWS', 'CREATED'];
-  out(table(header, rows, 'There are no such Datanets. Make one with: modelfactory datanets create NAME'));
+  out(
+    table(
+      header,
+      rows,
+      'There are no such Datanets. Make one with: npx modelfactory datanets create NAME --licence LICENCE',
+    ),
+  );
 }
 
 interface Statistics {
@@ -153,7 +159,7 @@ export async function setRevoked(
   if (options.json) return out(JSON.stringify(answer, null, 2));
   out(
     action === 'revoke'
-      ? `"${name}" is revoked: nothing new is trained on it. ${answer.adapters_marked} adapter(s) are marked and stay on record.`
+      ? `"${name}" is revoked: nothing new is trained on it. ${count(answer.adapters_marked, 'adapter is marked and stays', 'adapters are marked and stay')} on record.`
       : `"${name}" is active again.`,
   );
 }

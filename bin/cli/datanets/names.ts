@@ -30,7 +30,7 @@ export async function findDatanet(client: GatewayClient, named: string): Promise
   const found = await client.list<Datanet>(`/api/datanets?q=${encodeURIComponent(named)}`, LOOKED_AT);
   const datanet = found.find((one) => same(one.name));
   if (datanet === undefined)
-    throw new CliError(`There is no Datanet called "${named}" that you may see. See: modelfactory datanets list`);
+    throw new CliError(`There is no Datanet called "${named}" that you may see. See: npx modelfactory datanets list`);
   return (await client.call('GET', path(datanet.id))) as Datanet;
 }
 const LOOKED_AT = 1_000;
@@ -64,6 +64,8 @@ export async function findVersion(
   const { datanet: name, version, weight } = parseVersionName(named);
   const datanet = await findDatanet(client, name);
   if (version === null && datanet.version === 0)
-    throw new CliError(`Nothing of "${datanet.name}" is published yet. See: modelfactory datanets publish`);
+    throw new CliError(
+      `Nothing of "${datanet.name}" is published yet. Its owners publish with: npx modelfactory datanets publish ${datanet.id}`,
+    );
   return { datanet, version: version ?? datanet.version, weight };
 }

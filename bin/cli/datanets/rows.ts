@@ -1,6 +1,6 @@
 /** `modelfactory datanets rows|search|review`: the rows of a Datanet, and the decision about them. */
 import { CliError, type GatewayClient } from '../client.ts';
-import { type Output, printable, table } from '../output.ts';
+import { count, type Output, printable, table } from '../output.ts';
 import type { Shown } from './datanets.ts';
 import { findDatanet, path } from './names.ts';
 
@@ -145,8 +145,11 @@ export async function reviewRows(
     ...(options.reason !== undefined && { reason: options.reason }),
   })) as { changed: number; already_decided: number; own: number; not_found: number };
   if (options.json) return out(JSON.stringify(answer, null, 2));
-  out(`${answer.changed} rows are ${action === 'approve' ? 'approved' : 'rejected'}.`);
-  if (answer.own > 0) note(`${answer.own} are your own; somebody else who governs this Datanet has to approve them.`);
-  if (answer.already_decided > 0) note(`${answer.already_decided} were decided before.`);
-  if (answer.not_found > 0) note(`${answer.not_found} are not in this Datanet.`);
+  out(`${count(answer.changed, 'row is', 'rows are')} ${action === 'approve' ? 'approved' : 'rejected'}.`);
+  if (answer.own > 0)
+    note(
+      `${count(answer.own, 'is', 'are')} your own; somebody else who governs this Datanet has to approve ${answer.own === 1 ? 'it' : 'them'}.`,
+    );
+  if (answer.already_decided > 0) note(`${count(answer.already_decided, 'was', 'were')} decided before.`);
+  if (answer.not_found > 0) note(`${count(answer.not_found, 'is', 'are')} not in this Datanet.`);
 }

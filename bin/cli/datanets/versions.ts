@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { progressPrinter } from '../../../daemon/models/progress.ts';
 import { CliError, type GatewayClient } from '../client.ts';
-import { megabytes, minute, type Output, table } from '../output.ts';
+import { count, minute, type Output, size, table } from '../output.ts';
 import type { Shown } from './datanets.ts';
 import { findDatanet, findVersion, path } from './names.ts';
 
@@ -31,7 +31,7 @@ export async function publish(
   if (options.json) return out(JSON.stringify(version, null, 2));
   out(String(version.version));
   note(`Version ${version.version} of "${name}": ${version.rows} rows, root ${version.root}.`);
-  note(`Train on it with: modelfactory train --datanet ${id}@${version.version}`);
+  note(`Train on it with: npx modelfactory train --datanet ${id}@${version.version}`);
 }
 
 export async function listVersions(
@@ -56,7 +56,7 @@ export async function listVersions(
     table(
       ['VERSION', 'CAUSE', 'ROWS', 'CHANGE', 'ROOT', 'CREATED', 'NOTES'],
       rows,
-      'Nothing is published yet. Publish what is approved with: modelfactory datanets publish',
+      `Nothing is published yet. Publish what is approved with: npx modelfactory datanets publish ${id}`,
     ),
   );
 }
@@ -135,7 +135,7 @@ export async function exportVersion(
   }
   if (options.json) return out(JSON.stringify({ datanet: datanet.id, version, format, file, bytes: doneBytes }));
   out(file);
-  note(`Version ${version} of "${datanet.name}", ${megabytes(doneBytes)}.`);
+  note(`Version ${version} of "${datanet.name}", ${size(doneBytes)}.`);
 }
 
 export async function saveProof(
@@ -154,8 +154,9 @@ export async function saveProof(
   } catch (error) {
     throw new CliError(`${options.out} cannot be written: ${(error as Error).message}`);
   }
-  note(`That ${row} is in version ${version} is proved by ${options.out}. Check it, also without this server, with:`);
-  note(`modelfactory verify ${options.out}`);
+  note(
+    `That ${row} is in version ${version} is proved by ${options.out}. Check it, also without this server, with: npx modelfactory verify ${options.out}`,
+  );
 }
 
 export interface WithdrawOptions extends Shown {
@@ -185,5 +186,5 @@ export async function withdraw(
     answer.version === null
       ? 'None of them was in the newest version.'
       : `Version ${answer.version} is without them, and the adapters trained on them are marked.`;
-  out(`${answer.rows} row(s) are withdrawn${options.erase === true ? ' and erased' : ''}. ${then}`);
+  out(`${count(answer.rows, 'row is', 'rows are')} withdrawn${options.erase === true ? ' and erased' : ''}. ${then}`);
 }
