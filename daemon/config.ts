@@ -9,6 +9,8 @@ export interface DaemonConfig {
   dataDir: string;
   base: string | undefined;
   device: DeviceChoice;
+  /** Logits are libllama's own to the bit; slower, and on the CPU only. */
+  exact: boolean;
   host: string;
   /** 0: any free port. */
   port: number;
@@ -50,6 +52,15 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
   if (!DEVICES.includes(device)) {
     throw new ConfigError(`MODELFACTORY_DEVICE is "${device}"; it may be ${DEVICES.join(', ')}.`);
   }
+  const exact = env.MODELFACTORY_EXACT || 'off';
+  if (exact !== 'on' && exact !== 'off') {
+    throw new ConfigError(`MODELFACTORY_EXACT is "${exact}"; it may be on or off.`);
+  }
+  if (exact === 'on' && device !== 'auto' && device !== 'cpu') {
+    throw new ConfigError(
+      `MODELFACTORY_EXACT is on and MODELFACTORY_DEVICE is "${device}"; the exact mode computes on the CPU. Set MODELFACTORY_DEVICE to cpu, or turn the exact mode off.`,
+    );
+  }
   const logLevel = env.MODELFACTORY_LOG_LEVEL || 'info';
   if (!LOG_LEVELS.includes(logLevel)) {
     throw new ConfigError(`MODELFACTORY_LOG_LEVEL is "${logLevel}"; it may be ${LOG_LEVELS.join(', ')}.`);
@@ -76,7 +87,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
   return {
     dataDir,
     base: env.MODELFACTORY_BASE || undefined,
-    device,
+    device: exact === 'on' ? 'cpu' : device,
+    exact: exact === 'on',
     host,
     port: whole('MODELFACTORY_DAEMON_PORT', 0, 65_535) ?? 8788,
     token: tokenOf(env.MODELFACTORY_DAEMON_TOKEN, host, dataDir),
@@ -85,7 +97,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): DaemonConfig {
     slots: whole('MODELFACTORY_SLOTS', 1, 4096),
     slotRankMax: whole('MODELFACTORY_SLOT_RANK_MAX', 1, 1024),
     adapterHostBytes: hostBytes ?? Math.floor(totalmem() / 8),
-    prefixCacheShare: (prefixPercent ?? 50) / 100,
+    // What is computed after a shared prefix is rounded otherwise than the whole prompt is.
+    prefixCacheShare: (prefixPercent ?? (exact === 'on' ? 0 : 50)) / 100,
     training: training === 'on',
     trainingShare,
     logLevel,

@@ -11,6 +11,7 @@ import { exportRoutes } from './adapters/export/routes.ts';
 import { AdapterRegistry } from './adapters/registry.ts';
 import { ConfigError, type DaemonConfig, readConfig } from './config.ts';
 import { EngineClient } from './engine/client.ts';
+import { exactScheduler } from './engine/exact.ts';
 import { DaemonError } from './errors.ts';
 import { ReportStore } from './evaluation/report-store.ts';
 import { evaluationRoutes } from './evaluation/routes.ts';
@@ -283,6 +284,7 @@ async function main(): Promise<void> {
       digest,
       device: device.name,
       deviceDescription: device.description,
+      exact: config.exact,
       kvCells: started.kvCells,
       slots: started.slots,
     },
@@ -291,9 +293,10 @@ async function main(): Promise<void> {
 }
 
 function engineSettings(config: DaemonConfig, modelPath: string) {
-  const { device, threads, kvCells, slots, slotRankMax, adapterHostBytes, prefixCacheShare } = config;
-  const scheduler = { ...ENGINE_LIMITS, prefixCacheShare };
-  return { modelPath, device, threads, kvCells, slots, slotRankMax, hostBytesMax: adapterHostBytes, scheduler };
+  const { device, exact, threads, kvCells, slots, slotRankMax, adapterHostBytes, prefixCacheShare } = config;
+  const usual = { ...ENGINE_LIMITS, prefixCacheShare };
+  const scheduler = exact ? exactScheduler(usual) : usual;
+  return { modelPath, device, exact, threads, kvCells, slots, slotRankMax, hostBytesMax: adapterHostBytes, scheduler };
 }
 
 /** Answers until everything is there. */

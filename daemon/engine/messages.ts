@@ -10,6 +10,8 @@ import type { AdapterHandle } from './slots.ts';
 export interface EngineSettings {
   modelPath: string;
   device: DeviceChoice;
+  /** Default false. See `exactScheduler`. */
+  exact?: boolean;
   threads: number | null;
   /** null: by the device's kind and memory. */
   kvCells: number | null;

@@ -22,6 +22,7 @@ vocabulary.close();
 const model = loadModel({
   path: settings.modelPath,
   device: settings.device,
+  exact: settings.exact ?? false,
   ...(settings.threads === null ? {} : { threads: settings.threads }),
 });
 const size = engineSize(model.info, settings, totalmem());

@@ -37,6 +37,8 @@ describe('configuration', () => {
     [{ MODELFACTORY_PREFIX_CACHE_PERCENT: '1.5' }],
     [{ MODELFACTORY_LOG_LEVEL: 'loud' }],
     [{ MODELFACTORY_TRAINING: 'maybe' }],
+    [{ MODELFACTORY_EXACT: 'yes' }],
+    [{ MODELFACTORY_EXACT: 'on', MODELFACTORY_DEVICE: 'vulkan' }],
     [{ MODELFACTORY_TRAINING_SHARE: '1.5' }],
     [{ MODELFACTORY_TRAINING_SHARE: 'half' }],
   ])('names the variable that is wrong: %o', (env) => {
@@ -44,6 +46,16 @@ describe('configuration', () => {
       readConfig({ MODELFACTORY_DATA: folder, MODELFACTORY_DAEMON_TOKEN: TOKEN, ...env } as NodeJS.ProcessEnv);
     expect(read).toThrow(ConfigError);
     expect(read).toThrow(Object.keys(env)[0] as string);
+  });
+});
+
+describe('the exact mode', () => {
+  it('computes on the CPU and takes nothing from earlier requests, unless told otherwise', () => {
+    const read = (env: NodeJS.ProcessEnv) =>
+      readConfig({ MODELFACTORY_DATA: folder, MODELFACTORY_DAEMON_TOKEN: TOKEN, ...env });
+    expect(read({})).toMatchObject({ exact: false, device: 'auto', prefixCacheShare: 0.5 });
+    expect(read({ MODELFACTORY_EXACT: 'on' })).toMatchObject({ exact: true, device: 'cpu', prefixCacheShare: 0 });
+    expect(read({ MODELFACTORY_EXACT: 'on', MODELFACTORY_PREFIX_CACHE_PERCENT: '25' }).prefixCacheShare).toBe(0.25);
   });
 });
 
