@@ -5,38 +5,26 @@
  * Life of a receipt: append → queue → batch (all that gathered while the last commit ran) → one transaction with leaves, tree nodes and the
  * checkpoint over them → fsync → the promise resolves.
  */
-import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { sqliteCode } from '../db/busy.ts';
 import type { ConsistencyBundle, Receipt, ReceiptBundle } from '../protocol.ts';
 import type { Appended, LogHealth, LogOptions, ReceiptLogApi } from './api.ts';
-import { openCheckpoint, signCheckpoint } from './checkpoint.ts';
+import { audit } from './audit.ts';
+import { signCheckpoint } from './checkpoint.ts';
 import { type Entry, receiptEntry } from './entry.ts';
-import { LogError } from './errors.ts';
-import { createKey, keyPaths, type LogKey, loadKey } from './key.ts';
+import { LogError, tampered, toLogError } from './errors.ts';
+import { type Head, loadHead, logPaths, openKey } from './head.ts';
+import type { LogKey } from './key.ts';
 import { LOG_LIMITS, type LogLimits } from './limits.ts';
-import {
-  CompactRange,
-  consistencyProof,
-  emptyRoot,
-  inclusionProof,
-  leafHash,
-  type NodeId,
-  rootAt,
-  verifyInclusion,
-} from './merkle.ts';
-import { type CheckpointRow, type LeafRow, ReceiptStore } from './store.ts';
-import { encodeEntryBundle, parseTilePath, TILE_WIDTH, tileNodes, tileWidthAt } from './tiles.ts';
+import { emptyRoot, leafHash, rootAt } from './merkle.ts';
+import { LogReader } from './reader.ts';
+import { ReceiptStore } from './store.ts';
+import { Witness } from './witness.ts';
 
 interface Pending extends Entry {
   bytes: number;
   resolve: (appended: Appended) => void;
   reject: (error: LogError) => void;
-}
-/** What the signed checkpoint says and what appending needs; replaced as a whole after each commit. */
-interface Head {
-  range: CompactRange;
-  checkpoint: CheckpointRow;
 }
 interface Trouble {
   status: 'degraded' | 'failed';
@@ -47,6 +35,8 @@ export class ReceiptLog implements ReceiptLogApi {
   readonly #dbPath: string;
   readonly #key: LogKey;
   readonly #limits: LogLimits;
+  readonly #witness: Witness;
+  readonly #reader: LogReader;
   #store: ReceiptStore;
   #head: Head;
   #queue: Pending[] = [];
@@ -61,12 +51,26 @@ export class ReceiptLog implements ReceiptLogApi {
   /** Called after each change of size or health. */
   onChange: () => void = () => {};
 
-  private constructor(dbPath: string, key: LogKey, limits: LogLimits, store: ReceiptStore, head: Head) {
-    this.#dbPath = dbPath;
-    this.#key = key;
-    this.#limits = limits;
-    this.#store = store;
-    this.#head = head;
+  private constructor(parts: {
+    dbPath: string;
+    key: LogKey;
+    limits: LogLimits;
+    store: ReceiptStore;
+    head: Head;
+    witness: Witness;
+  }) {
+    this.#dbPath = parts.dbPath;
+    this.#key = parts.key;
+    this.#limits = parts.limits;
+    this.#store = parts.store;
+    this.#head = parts.head;
+    this.#witness = parts.witness;
+    this.#reader = new LogReader({
+      key: parts.key,
+      store: () => this.#store,
+      checkpoint: () => this.#head.checkpoint,
+      reload: () => this.#reload(),
+    });
   }
 
   /** Opens or makes the log. Rejects with LogError log_tampered, log_key_…, log_busy, log_full or log_io; the message says what to do. */
@@ -83,8 +87,11 @@ export class ReceiptLog implements ReceiptLogApi {
         note: signCheckpoint({ size: 0, rootHash: emptyRoot() }, key),
       });
       const head = await loadHead(store, key);
-      const log = new ReceiptLog(dbPath, key, limits, store, head);
+      const witness = new Witness(keyPath);
+      await witness.check(store, head, key);
+      const log = new ReceiptLog({ dbPath, key, limits, store, head, witness });
       await log.audit(Math.max(0, log.size - limits.auditLeavesAtOpen));
+      witness.write(head.checkpoint.note);
       return log;
     } catch (error) {
       store?.close();
@@ -190,8 +197,8 @@ export class ReceiptLog implements ReceiptLogApi {
           break;
         }
         try {
-          left = await this.#read(() => this.#settleKnown(left));
-          await this.#read(() => this.#reload());
+          left = await this.#reader.read(() => this.#settleKnown(left));
+          await this.#reader.read(() => this.#reload());
         } catch (reloadError) {
           this.#fail(left, toLogError(reloadError));
           break;
@@ -219,6 +226,7 @@ export class ReceiptLog implements ReceiptLogApi {
     };
     await this.#store.commit(leaves, checkpoint);
     this.#head = { range, checkpoint };
+    this.#witness.write(checkpoint.note);
     return before.size;
   }
 
@@ -282,92 +290,30 @@ export class ReceiptLog implements ReceiptLogApi {
     }
   }
 
-  async get(id: string): Promise<ReceiptBundle | null> {
-    return this.#read(async () => this.#bundle(await this.#store.byId(id)));
+  get(id: string): Promise<ReceiptBundle | null> {
+    return this.#reader.get(id);
   }
 
-  async getByIndex(leafIndex: number): Promise<ReceiptBundle | null> {
-    if (!Number.isSafeInteger(leafIndex) || leafIndex < 0) return null;
-    return this.#read(async () => this.#bundle(await this.#store.byIndex(leafIndex)));
-  }
-
-  /** Proves the row against the newest checkpoint, and checks the proof before anybody sees it. */
-  async #bundle(row: LeafRow | null): Promise<ReceiptBundle | null> {
-    if (!row) return null;
-    // Another process may have appended to the same file since.
-    if (row.leafIndex >= this.size) await this.#reload();
-    const { treeSize, rootHash, note } = this.#head.checkpoint;
-    const proof = await inclusionProof(row.leafIndex, treeSize, this.#nodes);
-    if (
-      !verifyInclusion({ index: row.leafIndex, size: treeSize, leafHash: leafHash(row.entry), proof, root: rootHash })
-    )
-      throw tampered(`receipt ${row.id} (leaf ${row.leafIndex}) does not match the tree`);
-    return {
-      entry: row.entry,
-      leafIndex: row.leafIndex,
-      inclusionProof: proof.map(base64),
-      checkpoint: note,
-      vkey: this.vkey,
-    };
+  getByIndex(leafIndex: number): Promise<ReceiptBundle | null> {
+    return this.#reader.getByIndex(leafIndex);
   }
 
   async checkpoint(): Promise<string> {
     return this.#head.checkpoint.note;
   }
 
-  async tile(path: string): Promise<Uint8Array | null> {
-    const ref = parseTilePath(path);
-    if (!ref || ref.width > tileWidthAt(ref, this.size)) return null;
-    return this.#read(async () => {
-      const { level, index, width } = ref;
-      if (level !== 'entries') return Buffer.concat(await this.#store.nodes(tileNodes({ level, index, width })));
-      const rows = await this.#store.leaves(index * TILE_WIDTH, width);
-      if (rows.length !== width) throw tampered(`leaves of ${path} are missing`);
-      return encodeEntryBundle(rows.map(({ entry }) => Buffer.from(entry)));
-    });
+  tile(path: string): Promise<Uint8Array | null> {
+    return this.#reader.tile(path);
   }
 
-  async consistency(oldSize: number, newSize = this.size): Promise<ConsistencyBundle> {
-    const { treeSize, note } = this.#head.checkpoint;
-    const inOrder =
-      Number.isSafeInteger(oldSize) &&
-      Number.isSafeInteger(newSize) &&
-      0 <= oldSize &&
-      oldSize <= newSize &&
-      newSize <= treeSize;
-    if (!inOrder)
-      throw new LogError('out_of_range', `Consistency needs 0 ≤ from ≤ to ≤ ${treeSize}, the size of the log.`);
-    // Every prefix of the tree is consistent with it, so signing one again says nothing new (Ed25519 even gives the same bytes).
-    const sign = async (size: number) =>
-      size === treeSize ? note : signCheckpoint({ size, rootHash: await rootAt(size, this.#nodes) }, this.#key);
-    return this.#read(async () => ({
-      oldCheckpoint: await sign(oldSize),
-      newCheckpoint: await sign(newSize),
-      consistencyProof: (await consistencyProof(oldSize, newSize, this.#nodes)).map(base64),
-      vkey: this.vkey,
-    }));
+  consistency(oldSize: number, newSize = this.size): Promise<ConsistencyBundle> {
+    return this.#reader.consistency(oldSize, newSize);
   }
 
-  async audit(from = 0, leavesMax = Number.POSITIVE_INFINITY): Promise<{ leaves: number }> {
-    const { treeSize, rootHash } = this.#head.checkpoint;
-    const end = Math.min(treeSize, from + leavesMax);
-    return this.#read(async () => {
-      const range = await CompactRange.load(from, this.#nodes);
-      while (range.size < end) {
-        const rows = await this.#store.leaves(range.size, Math.min(this.#limits.auditPageLeaves, end - range.size));
-        if (rows.length === 0) throw tampered(`receipts from leaf ${range.size} on are missing`);
-        for (const { leafIndex, id, entry, hashes } of rows) {
-          if (leafIndex !== range.size) throw tampered(`leaf ${range.size} is missing`);
-          if (!Buffer.concat(range.append(leafHash(entry))).equals(hashes))
-            throw tampered(`receipt ${id} (leaf ${leafIndex}) does not match its stored hashes`);
-        }
-        // Other messages get their turn between pages.
-        await nextTurn();
-      }
-      if (end === treeSize && !range.root().equals(rootHash))
-        throw tampered('the stored tree has another root than the signed checkpoint');
-      return { leaves: end - from };
-    });
+  audit(from = 0, leavesMax = Number.POSITIVE_INFINITY): Promise<{ leaves: number }> {
+    return this.#reader.read((store) =>
+      audit(store, this.#head.checkpoint, { from, leavesMax, pageLeaves: this.#limits.auditPageLeaves }),
+    );
   }
 
   async close(): Promise<void> {
@@ -377,17 +323,8 @@ export class ReceiptLog implements ReceiptLogApi {
     await this.#draining;
     await this.#probing;
     await this.#store.settleAndClose();
+    this.#witness.close();
     this.onChange();
-  }
-
-  readonly #nodes = (nodes: NodeId[]) => this.#store.nodes(nodes);
-
-  async #read<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await this.#store.retryBusy(work);
-    } catch (error) {
-      throw toLogError(error);
-    }
   }
 }
 
@@ -400,104 +337,4 @@ function settle(pending: Pending, storedText: string | undefined, leafIndex: num
         `Receipt ${pending.id} is in the log already, with other content: receipts never change.`,
       ),
     );
-}
-
-function base64(hash: Buffer): string {
-  return hash.toString('base64');
-}
-
-function logPaths({ dataDir, dbPath, keyPath }: LogOptions): { dbPath: string; keyPath: string } {
-  const db = dbPath ?? (dataDir === undefined ? undefined : join(dataDir, 'daemon.db'));
-  const key = keyPath ?? (dataDir === undefined ? undefined : keyPaths(dataDir).key);
-  if (db === undefined || key === undefined)
-    throw new TypeError('A receipt log needs dataDir, or both dbPath and keyPath.');
-  return { dbPath: db, keyPath: key };
-}
-
-/** A new key only for a new log: one that was signed can't go on under another. */
-async function openKey(path: string, origin: string | undefined, store: ReceiptStore): Promise<LogKey> {
-  const found = loadKey(path);
-  if (!found && (await store.checkpoint()))
-    throw new LogError(
-      'log_key_missing',
-      `The log was signed with a key that is not at ${path}. Restore it from a backup, or move daemon.db away to begin a new log.`,
-    );
-  const key = found ?? createKey(path, origin);
-  if (origin !== undefined && key.name !== origin)
-    throw new LogError(
-      'log_key_mismatch',
-      `The key ${path} belongs to the log "${key.name}", not "${origin}": a log keeps its name for life. Set that name, or begin a new log.`,
-    );
-  return key;
-}
-
-/** The signed checkpoint and the compact range under it. Throws log_tampered unless signature, size and root agree with the rows. */
-async function loadHead(store: ReceiptStore, key: LogKey): Promise<Head> {
-  const { row, size } = await readHead(store);
-  if (!row) throw tampered('the signed checkpoint is missing');
-  let signed: ReturnType<typeof openCheckpoint>;
-  try {
-    signed = openCheckpoint(row.note, key.verifier);
-  } catch (error) {
-    throw new LogError(
-      'log_key_mismatch',
-      `The stored checkpoint is not signed by the log's key (${(error as Error).message}) Restore the key or the database that belong together; don't delete either.`,
-    );
-  }
-  if (signed.size !== BigInt(row.treeSize) || !signed.rootHash.equals(row.rootHash))
-    throw tampered('the checkpoint row says something else than the note signed in it');
-  if (size !== row.treeSize) throw tampered(`there are ${size} receipts, the signed checkpoint covers ${row.treeSize}`);
-  const range = await CompactRange.load(size, (nodes) => store.nodes(nodes));
-  if (!range.root().equals(row.rootHash)) throw tampered('the stored tree has another root than the signed checkpoint');
-  return { range, checkpoint: row };
-}
-
-/** Checkpoint and size of one moment, though another process may commit between the two reads. */
-async function readHead(store: ReceiptStore): Promise<{ row: CheckpointRow | null; size: number }> {
-  for (let attempt = 0; ; attempt++) {
-    const row = await store.checkpoint();
-    const size = await store.size();
-    if (row?.treeSize === size || attempt === 3) return { row, size };
-  }
-}
-
-function tampered(what: string): LogError {
-  return new LogError(
-    'log_tampered',
-    `The receipt log was changed outside the program: ${what}. Nothing more will be signed. Keep daemon.db for examination, and restore a backup that is at least as new as the last published checkpoint.`,
-  );
-}
-
-/** What happened, for callers, from whatever libSQL or the system threw. */
-export function toLogError(error: unknown): LogError {
-  if (error instanceof LogError) return error;
-  const code = sqliteCode(error);
-  const because = { cause: error };
-  if (code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED')
-    return new LogError(
-      'log_busy',
-      'The receipt database is locked by another program: nothing was written. Close what holds it and try again.',
-      because,
-    );
-  if (code === 'SQLITE_FULL' || (error as NodeJS.ErrnoException)?.code === 'ENOSPC')
-    return new LogError(
-      'log_full',
-      'The disk with the receipt database is full: nothing was written. Free some space; the log goes on by itself.',
-      because,
-    );
-  if (code === 'SQLITE_CORRUPT' || code === 'SQLITE_NOTADB')
-    return new LogError(
-      'log_tampered',
-      'The receipt database is damaged (not a valid SQLite file). Keep it for examination and restore a backup.',
-      because,
-    );
-  const what =
-    code ??
-    (error as NodeJS.ErrnoException)?.code ??
-    (error instanceof Error ? `${error.name}: ${error.message}` : 'unknown error');
-  return new LogError(
-    'log_io',
-    `The receipt database can't be read or written (${what}). Check the disk and the folder's permissions.`,
-    because,
-  );
 }

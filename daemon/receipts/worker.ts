@@ -1,6 +1,7 @@
 /** The thread in which the receipt log lives, so that an fsync never holds up the daemon's HTTP loop. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { ReceiptLog, toLogError } from './log.ts';
+import { toLogError } from './errors.ts';
+import { ReceiptLog } from './log.ts';
 import type { Operation, Reply, Request, WireError, WorkerData } from './messages.ts';
 
 const port = parentPort;

@@ -371,6 +371,73 @@ describe('tampering by somebody who has the file', () => {
     expect(log.health()).toMatchObject({ status: 'failed' });
   });
 
+  it.each([
+    ['its newest pages', 6],
+    ['everything', 0],
+  ])('a database that lost %s is a good one of an earlier time; the log says how much is gone', async (_, kept) => {
+    const dataDir = temporaryFolder();
+    const files = ['daemon.db', 'daemon.db-wal', 'daemon.db-shm'].map((name) => join(dataDir, name));
+    const log = await ReceiptLog.open({ dataDir });
+    await appendAll(log, receiptsFrom(0, kept));
+    for (const file of files) copyFileSync(file, `${file}.early`);
+    await appendAll(log, receiptsFrom(kept, 10 - kept));
+    await log.close();
+    for (const file of files) {
+      if (kept > 0) copyFileSync(`${file}.early`, file);
+      else rmSync(file, { force: true });
+    }
+    await expect(ReceiptLog.open({ dataDir })).rejects.toMatchObject({
+      code: 'log_tampered',
+      message: expect.stringMatching(new RegExp(`10 receipts were signed.* only the first ${kept}`)),
+    });
+  });
+
+  it('another log of the same size under the same key is not the one that was signed', async () => {
+    const [dataDir, elsewhere] = [temporaryFolder(), temporaryFolder()];
+    const { key } = keyPaths(dataDir);
+    const log = await ReceiptLog.open({ dataDir });
+    await appendAll(log, receiptsFrom(0, 5));
+    await log.close();
+    const foreign = join(elsewhere, 'log.key');
+    copyFileSync(key, foreign);
+    const other = await ReceiptLog.open({ dbPath: join(dataDir, 'other.db'), keyPath: foreign });
+    await appendAll(other, receiptsFrom(5, 5));
+    await other.close();
+    await expect(ReceiptLog.open({ dbPath: join(dataDir, 'other.db'), keyPath: key })).rejects.toMatchObject({
+      code: 'log_tampered',
+    });
+    expect((await openLog({ dataDir })).size).toBe(5);
+  });
+
+  it('a power cut that leaves half of the note outside, or an older one, does not keep the log from opening', async () => {
+    const dataDir = temporaryFolder();
+    const note = join(dataDir, 'keys', 'log.checkpoint');
+    const log = await ReceiptLog.open({ dataDir });
+    await appendAll(log, receiptsFrom(0, 3));
+    const early = readFileSync(note);
+    await appendAll(log, receiptsFrom(3, 3));
+    await log.close();
+    expect(readFileSync(note, 'utf8')).toContain('\n6\n');
+    for (const left of [early, early.subarray(0, 40), Buffer.alloc(0)]) {
+      writeFileSync(note, left);
+      const again = await ReceiptLog.open({ dataDir });
+      await again.close();
+      expect(readFileSync(note, 'utf8')).toContain('\n6\n');
+    }
+  });
+
+  it('an earlier checkpoint is signed again only if the tree of that size is still what the log grew from', async () => {
+    const dataDir = temporaryFolder();
+    const log = await openLog({ dataDir });
+    await appendAll(log, receiptsFrom(0, 10));
+    const attacker = log.store.database.client;
+    await attacker.execute('DROP TRIGGER receipts_no_update');
+    await attacker.execute('UPDATE receipts SET hashes = zeroblob(length(hashes)) WHERE leaf_index = 4');
+    await expect(log.consistency(5)).rejects.toMatchObject({ code: 'log_tampered' });
+    await expect(log.consistency(2, 5)).rejects.toMatchObject({ code: 'log_tampered' });
+    expect((await log.consistency(4)).oldCheckpoint).toContain('\n4\n');
+  });
+
   it('a file that is no database, or a truncated one, is refused with a sentence', async () => {
     const dataDir = temporaryFolder();
     const log = await ReceiptLog.open({ dataDir });
