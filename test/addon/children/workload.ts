@@ -61,6 +61,19 @@ for (const [i, architecture] of TINY_ARCHITECTURES.entries()) {
         },
         () => undefined,
       );
+      // Half precision at odd addresses, rows in PEFT's order, no GGUF: the same zeros for all.
+      const { in: input, out } = tiny.targets.attn_q;
+      const halves = (dtype: 'f16' | 'bf16') => ({ offset: 1, dtype });
+      const half = { target: 'attn_q', layer: 0, rank: 3, scale: 1, permuteHeads: tiny.heads } as const;
+      const zeros = await model.buildAdapter(Buffer.alloc(1 + 2 * 3 * Math.max(input, out)), [
+        { ...half, a: halves('f16'), b: halves('bf16') },
+      ]);
+      engine.setSlot(2, zeros);
+      step([
+        { sequence: 6, slot: 2, tokens: t(3), position: 0, outputs: 'last' },
+        { sequence: 5, slot: 0, tokens: t(2), position: 7 },
+      ]);
+      zeros.release();
       for (const sampler of samplers) engine.freeSampler(sampler);
       engine.clearSlot(0);
       engine.close();
