@@ -158,7 +158,7 @@ async function run(): Promise<void> {
       throw new Error(`there is no benchmark "${name}"\n${USAGE}`);
   }
   // Paths of this machine are nobody's business and say nothing.
-  const args = process.argv.slice(2).map((a) => (path.isAbsolute(a) ? path.basename(a) : a));
+  const args = process.argv.slice(2).map((a) => (path.isAbsolute(a) || a.startsWith('..') ? path.basename(a) : a));
   // A quick run is no result: it is not written where results are kept.
   publish(outcome.report, runInfo(args, outcome.versions), values.quick ? os.tmpdir() : undefined);
 }
