@@ -209,7 +209,7 @@ function guard(services: Services, route: Route, openMetrics: boolean): Middlewa
     const principal = c.get('principal') as Principal | undefined;
     // Key, session, user and role, once more when the whole body is there: whoever is shut out meanwhile changes nothing.
     if (principal !== undefined && route.body !== undefined)
-      askWhenRead(c.req.raw, () => services.people.recheck(principal));
+      askWhenRead(c.req.raw, async () => c.set('principal', await services.people.refreshed(principal)));
     await audited(services, route, c, next);
   };
 }

@@ -2,6 +2,7 @@
 
 import type { z } from 'zod';
 import { price } from '../daemon/protocol.ts';
+import { limits } from './limits.ts';
 import { type OidcSettings, readOidcSettings } from './people/oidc/settings.ts';
 
 export type Price = z.output<typeof price>;
@@ -26,6 +27,8 @@ export interface Config {
   /** Where browsers reach the gateway, if not where it listens: the origin of a proxy. */
   publicUrl: string | null;
   oidc: OidcSettings | null;
+  /** How long the audit log keeps acts that bear on nothing lasting; null: for ever. */
+  auditKeptMs: number | null;
   /** The last X-Forwarded-For is believed: a proxy of ours has written it. */
   trustProxy: boolean;
   supervisorStatePath: string | undefined;
@@ -43,6 +46,13 @@ function integer(name: string, text: string | undefined, fallback: number, max: 
     throw new ConfigError(`${name} must be an integer from 0 to ${max}, but is "${text}".`);
   return value;
 }
+
+/** In milliseconds; 0: null, for ever. */
+function days(name: string, text: string | undefined, fallbackMs: number): number | null {
+  const count = integer(name, text, fallbackMs / DAY_MS, 36_500);
+  return count === 0 ? null : count * DAY_MS;
+}
+const DAY_MS = 24 * 3_600_000;
 
 function flag(name: string, text: string | undefined): boolean {
   if (text === undefined || text === '' || text === '0') return false;
@@ -110,6 +120,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
       publicUrl === null ? null : new URL(publicUrl).origin,
       (message) => new ConfigError(message),
     ),
+    auditKeptMs: days('MODELFACTORY_AUDIT_DAYS', env.MODELFACTORY_AUDIT_DAYS, limits.auditKeptMs),
     trustProxy: flag('MODELFACTORY_TRUST_PROXY', env.MODELFACTORY_TRUST_PROXY),
     supervisorStatePath: env.MODELFACTORY_SUPERVISOR_STATE || undefined,
     logLevel: env.MODELFACTORY_LOG_LEVEL || 'info',

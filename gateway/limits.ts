@@ -86,6 +86,12 @@ export const limits = {
   sessionKeptMs: 30 * 24 * 3_600_000,
   invitationMs: 7 * 24 * 3_600_000,
 
+  /** The audit log: rows that one user's acts, or one network's log-ins, may write; what is kept, and how it is pruned. */
+  auditActsPerMinute: 600,
+  auditKeptMs: 365 * 24 * 3_600_000,
+  auditPruneEveryMs: 24 * 3_600_000,
+  auditPruneRowsMax: 2_000,
+
   passwordCharactersMin: 12,
   passwordCharactersMax: 256,
   /** Each takes 128 MB and a third of a second of a core. */

@@ -125,7 +125,12 @@ async function main(config: Config): Promise<void> {
       }),
       ...(config.contributionBytesPerDay === null ? {} : { bytesPerDay: config.contributionBytesPerDay }),
     },
-    people: { addressOf: nodeAddress({ trustProxy: config.trustProxy }), publicUrl: config.publicUrl },
+    people: {
+      addressOf: nodeAddress({ trustProxy: config.trustProxy }),
+      publicUrl: config.publicUrl,
+      trustProxy: config.trustProxy,
+      auditKeptMs: config.auditKeptMs,
+    },
     oidc: oidcOptions(config),
     log,
     openMetrics: config.openMetrics,

@@ -96,24 +96,37 @@ type Grant = { scopes: readonly string[]; models: readonly string[] | null; expi
   [rate in (typeof RATES)[number]]: number | null;
 };
 
-/** Whoever is not admin hands out at most its own scopes, models, rates and life time, and no money at all if its own is limited. */
-function checkGrant(principal: Principal, grant: Grant): void {
-  if (isAdmin(principal)) return;
-  const scope = grant.scopes.find((one) => !principal.scopes.has(one));
+/**
+ * Nobody hands out more than their own: scopes, models, rates and life time, and no money at all if theirs is limited. Admins have all scopes
+ * and, where their key names no rates, all rates; what their key is limited in, they hand on with the limit.
+ * @param grant what is not named is not touched.
+ */
+function checkGrant(principal: Principal, grant: Partial<Grant>): void {
+  const admin = isAdmin(principal);
+  const scope = admin ? undefined : grant.scopes?.find((one) => !principal.scopes.has(one));
   if (scope !== undefined)
     throw forbidden(`This key lacks the scope \`${scope}\`, so it cannot manage a key that has it.`);
-  if (principal.budgetMicros !== null) throw forbidden('A key with a budget cannot manage other keys.');
+  if (principal.budgetMicros !== null && Object.keys(grant).length > 0)
+    throw forbidden('A key with a budget cannot manage other keys.');
   if (
     principal.models !== null &&
+    grant.models !== undefined &&
     (grant.models === null || grant.models.some((model) => !principal.models?.has(model)))
   ) {
     throw forbidden('This key cannot grant models beyond its own allow-list.');
   }
-  if (principal.expiresAt !== null && (grant.expiresAt === null || grant.expiresAt > principal.expiresAt)) {
+  const { expiresAt } = grant;
+  if (
+    principal.expiresAt !== null &&
+    expiresAt !== undefined &&
+    (expiresAt === null || expiresAt > principal.expiresAt)
+  ) {
     throw forbidden('This key cannot grant a longer life than its own.');
   }
   for (const rate of RATES) {
-    if ((grant[rate] ?? RATE_DEFAULTS[rate]) > principal[rate])
+    const given = grant[rate];
+    if (given === undefined || (admin && principal[rate] >= RATE_DEFAULTS[rate])) continue;
+    if ((given ?? RATE_DEFAULTS[rate]) > principal[rate])
       throw forbidden('This key cannot grant higher rate limits than its own; name them in the request.');
   }
 }
@@ -152,17 +165,18 @@ export async function createKey(services: Services, c: Context<AppEnv>): Promise
     tokensPerMinute: extra.tokensPerMinute ?? null,
     concurrency: extra.concurrency ?? null,
   });
-  // The account's own key counts too, and is one.
-  if (userId !== null && (await services.keys.countOf(userId)) > limits.keysPerUserMax) {
+  const made = await services.keys.create(
+    { name: body.name, userId, scopes: body.scopes as Scope[], ...extra },
+    // The account's own key counts too, and is one.
+    { makerId: principal.keyId, keysMax: limits.keysPerUserMax + 1 },
+  );
+  if (made === null) {
+    // Revoked at this very moment, or too many.
+    await services.people.recheck(principal, 'keys');
     const message = `A user may have ${limits.keysPerUserMax} keys. Revoke some that are no longer needed.`;
     throw badRequest(null, 'key_quota_exceeded', message);
   }
-  const { row, credential } = await services.keys.create({
-    name: body.name,
-    userId,
-    scopes: body.scopes as Scope[],
-    ...extra,
-  });
+  const { row, credential } = made;
   c.set('audit', { object: row.id, detail: { scopes: row.scopes, user_id: row.userId } });
   // The only time the credential is ever shown; no cache may show it again.
   c.header('cache-control', 'no-store');
@@ -222,11 +236,13 @@ async function manageable(services: Services, c: Context<AppEnv>): Promise<KeyRo
 }
 
 export async function patchKey(services: Services, c: Context<AppEnv>): Promise<Response> {
-  const row = await manageable(services, c);
+  // The body first: it may take long, and both keys are judged by what they are then.
   const body = parseWith(keyPatchRequest, await readJsonObject(c.req.raw));
+  const row = await manageable(services, c);
   const extra = limitsOf(body);
   const principal = c.get('principal');
-  checkGrant(principal, { ...counted(principal, row), ...extra });
+  // To touch a key that may do more is more than one's own, too; admins touch all.
+  checkGrant(principal, isAdmin(principal) ? extra : { ...counted(principal, row), ...extra });
   const changed = await services.keys.patch(row.id, {
     ...(body.name === undefined ? {} : { name: body.name }),
     ...extra,

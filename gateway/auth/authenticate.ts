@@ -59,7 +59,7 @@ async function byKey(keys: KeyStore, authorization: string): Promise<Principal> 
 }
 
 async function bySession({ people }: Pick<Services, 'people'>, c: Context<AppEnv>): Promise<Principal> {
-  const cookie = sessionCookieOf(c.req.header('cookie'), isSecure(c, people.publicUrl));
+  const cookie = sessionCookieOf(c.req.header('cookie'), isSecure(c, people));
   if (cookie === null) throw missing();
   const principal = await people.sessions.authenticate(cookie);
   if (principal === null) throw ended();

@@ -3,7 +3,7 @@
  * Lookups are cached under that full hash and nothing shorter (a cache keyed by a prefix lets one key pass as another).
  * Revocation here is effective with the next request; other gateways on the same database learn of it when their cache entry ends.
  */
-import { and, count, desc, eq, isNull, lt, or } from 'drizzle-orm';
+import { and, desc, eq, getTableColumns, isNull, lt, or, sql } from 'drizzle-orm';
 import { LRUCache } from 'lru-cache';
 import type { Database } from '../db/open.ts';
 import { type KeyRow, keys, type UserRow, users } from '../db/schema.ts';
@@ -27,6 +27,14 @@ export interface NewKey extends KeyLimits {
   scopes: Scope[];
   /** Whose it is; none: the operator's. */
   userId?: string | null;
+}
+
+/** What must hold at the moment a key is made. */
+export interface KeyGuard {
+  /** The key, or the account of the session, that makes it; not revoked. */
+  makerId: string;
+  /** Keys that a user may have then, the account's and the new one included. */
+  keysMax: number;
 }
 
 export type KeyPatch = KeyLimits & { name?: string };
@@ -72,8 +80,10 @@ export class KeyStore {
     return principal;
   }
 
-  /** @returns the row and the credential, which exists only in this return value. */
-  async create(input: NewKey): Promise<{ row: KeyRow; credential: string }> {
+  async create(input: NewKey): Promise<{ row: KeyRow; credential: string }>;
+  async create(input: NewKey, guard: KeyGuard): Promise<{ row: KeyRow; credential: string } | null>;
+  /** @returns the row and the credential, which exists only in this return value; null: the guard's conditions do not hold. */
+  async create(input: NewKey, guard?: KeyGuard): Promise<{ row: KeyRow; credential: string } | null> {
     const credential = `mf-${randomBase64Url(32)}`;
     const values = {
       id: `key_${randomId()}`,
@@ -90,8 +100,22 @@ export class KeyStore {
       createdAt: this.#now(),
       expiresAt: input.expiresAt ?? null,
     };
-    const [row] = await this.#db.insert(keys).values(values).returning();
-    return { row: row as KeyRow, credential };
+    // In the statement that writes, so that many at the same time are no more than one after the other.
+    const few = sql`${values.userId} is null or (select count(*) from keys where user_id = ${values.userId} and revoked_at is null) < ${guard?.keysMax ?? 0}`;
+    const alive = sql`exists (select 1 from keys where id = ${guard?.makerId ?? ''} and revoked_at is null)`;
+    const allowed = guard === undefined ? sql`1` : sql`(${few}) and ${alive}`;
+    const columns = Object.entries(getTableColumns(keys)).filter(([name]) => name in values);
+    const inserted = await this.#db.run(
+      sql`insert into keys (${sql.join(
+        columns.map(([, column]) => sql.identifier(column.name)),
+        sql`, `,
+      )}) select ${sql.join(
+        columns.map(([name, column]) => sql.param(values[name as keyof typeof values], column)),
+        sql`, `,
+      )} where ${allowed}`,
+    );
+    if (inserted.rowsAffected === 0) return null;
+    return { row: (await this.find(values.id)) as KeyRow, credential };
   }
 
   /** Newest first. @param userId whose; null: the operator's; undefined: everybody's. The keys of accounts are in no list. */
@@ -127,15 +151,6 @@ export class KeyStore {
       .leftJoin(users, eq(users.accountKey, keys.id))
       .where(and(eq(keys.id, id), isNull(users.id)));
     return row?.key ?? null;
-  }
-
-  /** Keys of a user that are not revoked, the account's included. */
-  async countOf(userId: string): Promise<number> {
-    const [row] = await this.#db
-      .select({ count: count() })
-      .from(keys)
-      .where(and(eq(keys.userId, userId), isNull(keys.revokedAt)));
-    return row?.count ?? 0;
   }
 
   async find(id: string): Promise<KeyRow | null> {

@@ -13,6 +13,7 @@ export const auditQuery = z.object({
   ...pageQuery,
   action: z.string().min(1).max(64).optional(),
   user: z.string().min(1).max(128).optional(),
+  key: z.string().min(1).max(128).optional(),
   object: z.string().min(1).max(256).optional(),
   /** Seconds since 1970, both included. */
   since: time.optional(),

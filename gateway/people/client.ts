@@ -18,9 +18,20 @@ const NAME = 'mf_session';
 const SECURE_NAME = `__Host-${NAME}`;
 const USER_AGENT_CHARACTERS_MAX = 256;
 
-/** @param publicUrl where browsers reach the gateway, if a proxy stands before it. */
-export function isSecure(c: Context<AppEnv>, publicUrl: string | null): boolean {
-  return (publicUrl ?? c.req.url).startsWith('https:');
+/** How browsers reach the gateway. */
+export interface Front {
+  /** Null: where requests say. */
+  publicUrl: string | null;
+  /** A proxy of ours writes the X-Forwarded headers; without one they are the client's own word. */
+  trustProxy: boolean;
+}
+
+export function isSecure(c: Context<AppEnv>, { publicUrl, trustProxy }: Front): boolean {
+  if (publicUrl !== null) return publicUrl.startsWith('https:');
+  // The last word is our proxy's.
+  const forwarded = trustProxy ? c.req.header('x-forwarded-proto')?.split(',').at(-1)?.trim().toLowerCase() : undefined;
+  if (forwarded === 'https' || forwarded === 'http') return forwarded === 'https';
+  return c.req.url.startsWith('https:');
 }
 
 /** The value of our cookie; of several with the name, the first, as browsers send the most specific one first. */

@@ -7,6 +7,7 @@ import type { Database } from '../db/open.ts';
 import { keys, type SessionRow, type UserRow, users } from '../db/schema.ts';
 import { ApiError } from '../errors.ts';
 import type { Sha256Hex } from '../http/ids.ts';
+import { limits } from '../limits.ts';
 import type { AppEnv, Log } from '../services.ts';
 import { AuditLog } from './audit.ts';
 import { type Client, isSecure, sessionCookieOf, userAgentOf } from './client.ts';
@@ -25,6 +26,10 @@ export interface PeopleOptions {
   addressOf?: AddressOf;
   /** Where browsers reach the gateway, such as https://models.example.org; null: where requests say. */
   publicUrl?: string | null;
+  /** A proxy of ours stands before the gateway and says whether browsers speak HTTPS with it. */
+  trustProxy?: boolean;
+  /** How long the audit log keeps acts that bear on nothing lasting; null: for ever. */
+  auditKeptMs?: number | null;
   /** Tests make it cheap. */
   passwordCost?: ScryptCost;
 }
@@ -35,6 +40,7 @@ export class People {
   readonly audit: AuditLog;
   readonly invitations: Invitations;
   readonly publicUrl: string | null;
+  readonly trustProxy: boolean;
   readonly #db: Database;
   readonly #keys: KeyStore;
   readonly #now: () => number;
@@ -54,9 +60,11 @@ export class People {
     this.#sha256Hex = deps.sha256Hex;
     this.#addressOf = options.addressOf ?? (() => null);
     this.publicUrl = options.publicUrl ?? null;
+    this.trustProxy = options.trustProxy ?? false;
     this.users = new Users(deps.db, deps.now);
     this.sessions = new Sessions(deps.db, deps);
-    this.audit = new AuditLog(deps.db, deps.now, deps.log);
+    const keptMs = options.auditKeptMs === undefined ? limits.auditKeptMs : options.auditKeptMs;
+    this.audit = new AuditLog(deps.db, deps.now, deps.log, keptMs);
     this.invitations = new Invitations(deps.db, deps.now);
     this.#passwords = new Passwords(options.passwordCost);
     this.#failures = new LoginFailures(deps.db.$client, deps.now);
@@ -68,7 +76,7 @@ export class People {
   }
 
   clientOf(c: Context<AppEnv>): Client {
-    const secure = isSecure(c, this.publicUrl);
+    const secure = isSecure(c, this);
     return {
       address: this.addressOf(c),
       userAgent: userAgentOf(c.req.header('user-agent')),
@@ -174,6 +182,7 @@ export class People {
     await this.sessions.prune();
     await this.invitations.prune();
     await this.#failures.prune();
+    await this.audit.prune();
   }
 
   /**
@@ -202,9 +211,10 @@ export class People {
   /**
    * Asked right before what a long request did is kept: may the caller still do it, by what the database says now?
    * @param access what the route asks for; without it, the caller must still have every scope it had when the request began.
+   * @returns the caller as of now, for whatever else it is judged by.
    * @throws ApiError 401 when the key, the session or the user can act no longer, 403 when the role allows less.
    */
-  async recheck(principal: Principal, access?: Access): Promise<void> {
+  async refreshed(principal: Principal, access?: Access): Promise<Principal> {
     const now = await this.#fresh(principal);
     if (now === null) {
       const message =
@@ -217,6 +227,12 @@ export class People {
       const message = 'While this request ran, what its caller may do was changed. Nothing was kept.';
       throw new ApiError(403, 'permission_error', 'insufficient_scope', message);
     }
+    return now;
+  }
+
+  /** As refreshed, for whoever knows the caller already. */
+  async recheck(principal: Principal, access?: Access): Promise<void> {
+    await this.refreshed(principal, access);
   }
 
   async #fresh(principal: Principal): Promise<Principal | null> {

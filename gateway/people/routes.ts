@@ -238,7 +238,7 @@ export function peopleRoutes(s: Services): Route[] {
       path: '/api/audit',
       access: 'audit',
       tag: people,
-      summary: 'Administrative acts, newest first: by action, user, object (what was acted upon), time',
+      summary: 'Administrative acts, newest first: by action, actor (user or key), object (what was acted upon), time',
       query: auditQuery,
       answer: pageView(actView),
       handler: (c) => listActs(s, c),
