@@ -1,7 +1,8 @@
 import { AddonError, type Engine, type SamplerOptions, type StepBatch, type StepResult } from '../../addon/types.ts';
 import { invariant, type PlainError } from '../errors.ts';
 import type { EngineGauges, Job, SequenceEvent, StepReport } from './messages.ts';
-import { type Plan, Scheduler, type SchedulerOptions } from './scheduler.ts';
+import type { Plan } from './plan.ts';
+import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
 import type { AdapterSlots } from './slots.ts';
 

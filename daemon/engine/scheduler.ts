@@ -1,13 +1,11 @@
-import type { Engine } from '../../addon/types.ts';
 import { invariant, type PlainError } from '../errors.ts';
 import { FairQueue } from './fair-queue.ts';
-import { PrefixCache, type PrefixMatch } from './prefix-cache.ts';
+import { type KvBooks, KvRoom } from './kv-room.ts';
+import { type Plan, type PlanRow, TURNS } from './plan.ts';
+import type { PrefixMatch } from './prefix-cache.ts';
 import type { Sequence, SequenceKind } from './sequence.ts';
 import type { AdapterSlots } from './slots.ts';
 import { StepBudget } from './step-budget.ts';
-
-/** The part of the engine that keeps books of KV cells; nothing in it computes. */
-export type KvBooks = Pick<Engine, 'kvCells' | 'kvCellsFree' | 'trimSequence' | 'shareSequence'>;
 
 export interface SchedulerOptions {
   runningMax: number;
@@ -24,27 +22,6 @@ export interface SchedulerOptions {
   prefixTokensMin: number;
   /** 0 switches the prefix cache off. */
   prefixCacheShare: number;
-}
-
-/** Who is next after a step of each kind: whoever generates has every second step. */
-const TURNS: Record<SequenceKind, SequenceKind[]> = {
-  generate: ['embed', 'score', 'generate'],
-  embed: ['generate', 'score', 'embed'],
-  score: ['generate', 'embed', 'score'],
-};
-
-/** `count` next rows of a sequence, from its position `sequence.computed` on. */
-export interface PlanRow {
-  sequence: Sequence;
-  count: number;
-}
-
-/** What one step computes. Rows of different kinds never share a step: they want other outputs. */
-export interface Plan {
-  kind: SequenceKind;
-  rows: PlanRow[];
-  tokens: number;
-  decodeRows: number;
 }
 
 export interface SchedulerStats {
@@ -79,9 +56,8 @@ export class Scheduler {
   private readonly slots: AdapterSlots;
   private readonly options: SchedulerOptions;
   private readonly queue = new FairQueue();
-  private readonly cache = new PrefixCache();
+  private readonly room: KvRoom;
   private readonly running = new Set<Sequence>();
-  private readonly freeIds: number[];
   private steps = 0;
   private lastKind: SequenceKind = 'generate';
   private admitted: Sequence[] = [];
@@ -97,7 +73,7 @@ export class Scheduler {
     this.slots = slots;
     this.options = options;
     this.budget = new StepBudget(options);
-    this.freeIds = Array.from({ length: options.sequencesMax }, (_, i) => options.sequencesMax - 1 - i);
+    this.room = new KvRoom(kv, options, this.stats);
   }
 
   get idle(): boolean {
@@ -158,7 +134,7 @@ export class Scheduler {
 
   /** An adapter version is gone for good: nobody may read its KV any more. */
   forget(adapterKey: string): void {
-    for (const id of this.cache.forget(adapterKey)) this.freeId(id);
+    this.room.forget(adapterKey);
   }
 
   // --- admission -------------------------------------------------------------------------------------------------
@@ -196,7 +172,7 @@ export class Scheduler {
   }
 
   private tryAdmit(sequence: Sequence): 'admitted' | 'failed' | 'loading' | 'slots' | 'memory' {
-    const match = this.findPrefix(sequence);
+    const match = this.room.find(sequence);
     const shared = match?.length ?? 0;
     if (!this.canHold(sequence, shared, match)) return 'memory';
     let slot = -1;
@@ -215,11 +191,7 @@ export class Scheduler {
       if (sequence.adapter !== null) this.slots.release(sequence.adapter.digest);
       return 'memory';
     }
-    const id = this.takeId(match);
-    if (match !== null) {
-      this.kv.shareSequence(match.id, id, shared);
-      if (match.entry !== null) this.cache.touch(match.entry);
-    }
+    const id = this.room.take(match, shared);
     const first = sequence.admissions === 0;
     sequence.id = id;
     sequence.slot = slot;
@@ -232,18 +204,11 @@ export class Scheduler {
     // What a preemption made necessary again is not charged again.
     this.queue.admit(sequence, first ? sequence.length - shared : 0);
     this.running.add(sequence);
-    if (sequence.kind === 'generate') this.cache.addRunning(sequence);
+    if (sequence.kind === 'generate') this.room.offer(sequence);
     if (shared > 0) this.stats.prefixHits += 1;
     else this.stats.prefixMisses += 1;
     this.admitted.push(sequence);
     return 'admitted';
-  }
-
-  private findPrefix(sequence: Sequence): PrefixMatch | null {
-    if (sequence.kind !== 'generate' || this.options.prefixCacheShare === 0) return null;
-    // The last token is always computed: its row yields the logits.
-    const match = this.cache.find(sequence.prefixKey, sequence.tokens, sequence.length - 1);
-    return match === null || match.length < this.options.prefixTokensMin ? null : match;
   }
 
   private cellsNeeded(sequence: Sequence, shared: number): number {
@@ -261,7 +226,7 @@ export class Scheduler {
   /** Could it fit if every kept prefix but the one it reads were dropped? An upper bound, as kept prefixes may overlap. */
   private canHold(sequence: Sequence, shared: number, match: PrefixMatch | null): boolean {
     if (this.running.size === 0) return true;
-    const kept = this.cache.tokens - (match?.entry?.tokens.length ?? 0);
+    const kept = this.room.keptTokens - (match?.entry?.tokens.length ?? 0);
     return this.kv.kvCellsFree + kept - this.cellsPromised() >= this.cellsNeeded(sequence, shared);
   }
 
@@ -269,29 +234,9 @@ export class Scheduler {
   private makeRoom(cells: number, match: PrefixMatch | null): boolean {
     const promised = this.cellsPromised();
     while (this.kv.kvCellsFree - promised < cells) {
-      if (!this.evictOne(match)) return false;
+      if (!this.room.evict(match)) return false;
     }
     return true;
-  }
-
-  private evictOne(match: PrefixMatch | null): boolean {
-    const id = this.cache.evict(match?.entry ?? null);
-    if (id < 0) return false;
-    this.stats.prefixEvictions += 1;
-    this.freeId(id);
-    return true;
-  }
-
-  private takeId(match: PrefixMatch | null): number {
-    if (this.freeIds.length === 0) this.evictOne(match);
-    const id = this.freeIds.pop();
-    invariant(id !== undefined, 'there are more sequence ids than running sequences');
-    return id;
-  }
-
-  private freeId(id: number): void {
-    this.kv.trimSequence(id, 0);
-    this.freeIds.push(id);
   }
 
   /**
@@ -343,7 +288,7 @@ export class Scheduler {
   private fitDecode(rows: PlanRow[]): PlanRow[] {
     let kept = rows;
     while (this.kv.kvCellsFree < kept.length) {
-      if (this.evictOne(null)) continue;
+      if (this.room.evict(null)) continue;
       const victim = this.youngest();
       invariant(victim !== null && this.running.size > 1, 'the oldest sequence alone always has its cells');
       this.stats.preemptions += 1;
@@ -405,7 +350,7 @@ export class Scheduler {
   /** If prompts can't move at all and nobody decodes who would free cells, cells are made free. */
   private makeFree(decodeRows: number, rows: PlanRow[], prompts: Sequence[]): void {
     while (this.kv.kvCellsFree <= decodeRows) {
-      if (this.evictOne(null)) continue;
+      if (this.room.evict(null)) continue;
       if (rows.length > 0) return;
       const victim = this.youngest();
       invariant(victim !== null && this.running.size > 1, 'the oldest sequence alone always has its cells');
@@ -427,22 +372,13 @@ export class Scheduler {
 
   private leave(sequence: Sequence, keepKv: boolean): void {
     this.running.delete(sequence);
-    this.cache.removeRunning(sequence);
+    this.room.withdraw(sequence);
     if (sequence.adapter !== null) this.slots.release(sequence.adapter.digest);
     const { id, computed } = sequence;
     sequence.id = -1;
     sequence.slot = -1;
     sequence.computed = 0;
-    if (!keepKv || !this.keep(sequence, id, computed)) this.freeId(id);
-  }
-
-  private keep(sequence: Sequence, id: number, computed: number): boolean {
-    const room = Math.floor(this.kv.kvCells * this.options.prefixCacheShare);
-    if (computed < this.options.prefixTokensMin || computed > room) return false;
-    for (const superfluous of this.cache.insert(sequence.prefixKey, id, sequence.tokens.slice(0, computed)))
-      this.freeId(superfluous);
-    while (this.cache.tokens > room) this.evictOne(null);
-    return true;
+    this.room.giveBack(id, sequence, keepKv ? computed : 0);
   }
 
   private releaseSiblings(sequence: Sequence): void {
