@@ -182,6 +182,9 @@ export const limits = {
   jobActionMs: 5_000,
   jobRetryMs: 500,
   jobRetryMsMax: 15_000,
+  /** Gateways that share a database: one that is silent so long loses its jobs to others; it says that it lives so often. */
+  jobLeaseMs: 10_000,
+  jobLeaseRenewMs: 1_000,
   /** Failures of our own in a row after which a job is given up. */
   jobDefectsMax: 5,
   permissionsMax: 50,
@@ -190,7 +193,6 @@ export const limits = {
   /** Criteria of one promotion. */
   criteriaMax: 16,
   aliasHistoryMax: 100,
-  graderCharactersMax: 65_536,
   /** As the daemon's own: a judge writes a number. */
   judgeTokensMax: 24,
 
@@ -269,10 +271,15 @@ export const limits = {
   /** Jobs that have not begun are asked again so often whether they still may: grants expire, roles change. */
   trainingRightsEveryMs: 30_000,
 
-  /** Versions of Datanets: rows that one statement writes, leaves that one reads, rows whose contents one takes away. */
+  /** Versions of Datanets: rows that one statement writes, leaves that one reads; rows whose bands are sorted to be taken away. */
   versionRowsAtOnce: 1_000,
   versionLeavesAtOnce: 4_000,
-  eraseRowsAtOnce: 200,
+  eraseRowsAtOnce: 20_000,
+  /** How often it is looked whether words of erased rows are to be cleaned out of the full-text index. */
+  cleanEveryMs: 10 * 60_000,
+  /** Pages of the full-text index that one statement merges. */
+  mergePagesFirst: 16,
+  mergePagesAtOnce: 512,
   /** A version that another gateway has been building for so long was left behind by it. */
   versionBuildMs: 10 * 60_000,
   /** How long a withdrawal waits for a version under way. */
@@ -280,8 +287,12 @@ export const limits = {
   versionNotesCharactersMax: 10_000,
   /** Contributors, models and languages that the statistics of a version name one by one; the biggest ones. */
   statisticsNamesMax: 1_000,
-  /** Merkle trees of versions that are kept for the next proof: 72 bytes a row. */
-  treeCacheBytesMax: 64 * 1024 * 1024,
+  /** Long work over rows goes in pieces: how long one holds the thread, how many rows the first takes, and the least that one takes. */
+  pieceMs: 5,
+  pieceRowsFirst: 100,
+  pieceRowsMin: 25,
+  /** Inner hashes of versions that are kept for the next proof: less than a byte a row. */
+  tileCacheBytesMax: 16 * 1024 * 1024,
   /** Rows that a withdrawal may list; of a contribution, all. */
   withdrawalRowsMax: 10_000,
   withdrawalReasonCharactersMax: 2_000,

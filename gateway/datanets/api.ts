@@ -9,10 +9,12 @@ import { ApiError, badRequest } from '../errors.ts';
 import { readJsonObject } from '../http/body.ts';
 import { randomId } from '../http/ids.ts';
 import { displayName, nameKey } from '../http/names.ts';
+import { pageOf } from '../http/pages.ts';
 import { parseWith } from '../http/validate.ts';
 import { limits } from '../limits.ts';
 import type { AppEnv, Services } from '../services.ts';
 import type { DatanetPatch } from './datanet-rows.ts';
+import { nameTaken } from './names.ts';
 import { datanetAndBody, datanetOf, forbidden, noSuchDatanet, userOf } from './of.ts';
 import { matchOf, phrasesOf } from './search/query.ts';
 import { spdxExpression } from './spdx.ts';
@@ -71,7 +73,10 @@ function languageOf(text: string): string {
 
 export const datanetCreateRequest = z
   .strictObject({
-    name: z.string().min(1).max(320),
+    name: z.string().min(1).max(320).openapi({
+      description:
+        'Distinct among the owner’s Datanets and among all published ones, by how it looks; fixed, and public, from the first version on.',
+    }),
     summary: summary.default(''),
     description: description.default(''),
     tags: tags.default([]),
@@ -109,11 +114,6 @@ export const datanetsQuery = z.object({
   limit: z.coerce.number().int().min(1).max(limits.datanetsListMax).default(20),
   after: z.string().max(64).optional(),
 });
-
-function nameTaken(name: string): ApiError {
-  const message = `There is a Datanet called "${name}" already, or one whose name looks the same. Choose another name.`;
-  return new ApiError(409, 'invalid_request_error', 'name_taken', message, { param: 'name' });
-}
 
 /** @throws ApiError 404 for organisations that one does not belong to, 403 unless one is an owner. */
 async function checkOrganization(services: Services, userId: string, organizationId: string): Promise<void> {
@@ -206,13 +206,12 @@ export async function listDatanets(services: Services, c: Context<AppEnv>): Prom
     { limit: query.limit, after },
   );
   const names = await records.ownerNames(rows);
-  return c.json({
-    object: 'list',
-    data: rows.map((row) => summaryOf(row, names)),
-    first_id: rows[0]?.id ?? null,
-    last_id: rows.at(-1)?.id ?? null,
-    has_more: hasMore,
-  });
+  return c.json(
+    pageOf(
+      rows.map((row) => summaryOf(row, names)),
+      hasMore,
+    ),
+  );
 }
 
 export async function getDatanet(services: Services, c: Context<AppEnv>): Promise<Response> {

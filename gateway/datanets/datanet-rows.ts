@@ -57,21 +57,25 @@ export class DatanetRows {
         ? eq(datanets.ownerUser, row.ownerUser)
         : eq(datanets.ownerOrganization, row.ownerOrganization as string);
     const here = eq(datanets.id, row.id);
-    const [inserted, removed] = await this.#db.batch([
-      this.#db.insert(datanets).values(row).onConflictDoNothing({ target: datanets.nameKey }),
+    // One of the owner's own of that name is an index's business; one that somebody else published is looked for.
+    const published = sql`exists (select 1 from ${datanets} other where other.name_key = ${row.nameKey} and other.version > 0)`;
+    const [inserted, taken, removed] = await this.#db.batch([
+      this.#db.insert(datanets).values(row).onConflictDoNothing(),
+      this.#db.delete(datanets).where(and(here, published)),
       this.#db.delete(datanets).where(and(here, sql`(select count(*) from ${datanets} where ${owned}) > ${ownedMax}`)),
       this.#index(row.id, row.tags),
     ]);
-    if (inserted.rowsAffected === 0) return 'name_taken';
+    if (inserted.rowsAffected === 0 || taken.rowsAffected > 0) return 'name_taken';
     return removed.rowsAffected > 0 ? 'too_many' : 'inserted';
   }
 
-  /** null: the name is another's, or fixed since the Datanet was published. */
+  /** null: the name is taken (names.ts), or fixed since the Datanet was published. */
   async patch(id: string, patch: DatanetPatch): Promise<DatanetRow | null> {
     const unnamed = patch.nameKey === undefined;
     const free = unnamed
       ? undefined
-      : sql`not exists (select 1 from ${datanets} other where other.name_key = ${patch.nameKey} and other.id <> ${id})`;
+      : sql`not exists (select 1 from ${datanets} other where other.name_key = ${patch.nameKey} and other.id <> ${id} and (other.version > 0
+          or other.owner_user = ${datanets.ownerUser} or other.owner_organization = ${datanets.ownerOrganization}))`;
     const renamable = unnamed ? undefined : or(eq(datanets.version, 0), eq(datanets.name, patch.name as string));
     const [row] = await this.#db
       .update(datanets)

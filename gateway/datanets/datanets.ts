@@ -8,11 +8,12 @@ import { ContributionRows } from './contributions/contribution-rows.ts';
 import { type Ingester, inProcess } from './contributions/ingester.ts';
 import { Contributions } from './contributions/runner.ts';
 import { DatanetRows } from './datanet-rows.ts';
+import { Cleaner } from './erasures/cleaner.ts';
 import { Reviews } from './review/review.ts';
 import { DataRows } from './rows/data-rows.ts';
 import { StatisticsCounter } from './rows/statistics.ts';
 import { Search } from './search/search.ts';
-import { Versions } from './versions/publish.ts';
+import { Versions } from './versions/versions.ts';
 
 /** What the runtime has to give. */
 export interface DatanetDeps {
@@ -41,6 +42,7 @@ export class Datanets {
   readonly statistics: StatisticsCounter;
   readonly contributions: Contributions;
   readonly ingester: Ingester;
+  readonly cleaner: Cleaner;
 
   /** @param services for generating questions; not used before requests are served. */
   constructor(
@@ -56,11 +58,13 @@ export class Datanets {
     this.records = new DatanetRows(db, now);
     this.rows = new DataRows(db);
     this.access = new Access(db, now);
-    this.versions = new Versions({ db, key, log, now, exclusive });
+    this.ingester = deps.ingester ?? inProcess(db.$client);
+    const erase = (datanetSeq: number, rows: number[]) => this.ingester.erase({ datanetSeq, rows });
+    this.versions = new Versions({ db, key, log, now, exclusive, erase });
+    this.cleaner = new Cleaner(db.$client, this.ingester, log);
     this.reviews = new Reviews(db.$client, now);
     this.search = new Search(db.$client);
     this.statistics = new StatisticsCounter(db.$client);
-    this.ingester = deps.ingester ?? inProcess(db.$client);
     this.contributions = new Contributions(
       {
         rows: new ContributionRows(db, now),
@@ -80,10 +84,12 @@ export class Datanets {
   async start(options: { exclusive: boolean }): Promise<void> {
     await this.versions.recover();
     await this.contributions.start(options);
+    this.cleaner.start();
   }
 
   /** Contributions that are being read stop where they are; the next process begins them again. */
   async stop(): Promise<void> {
+    this.cleaner.stop();
     await this.contributions.stop();
     await this.ingester.close();
   }

@@ -24,7 +24,8 @@ export async function openClient(options: ClientOptions): Promise<Client> {
   if (!isFile(url)) return createClient({ url, ...(authToken === undefined ? {} : { authToken }) });
   // One connection: pragmas hold for a connection, and calls are synchronous anyway.
   const client = createClient({ url, concurrency: 1 });
-  const pragmas = [`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`, ...(options.pragmas ?? [])];
+  // What is deleted is overwritten: free pages keep nothing of what was erased.
+  const pragmas = [`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`, 'PRAGMA secure_delete = ON', ...(options.pragmas ?? [])];
   const patient = new PatientClient(client, pragmas, busy);
   try {
     for (const pragma of pragmas) await patient.execute(pragma);

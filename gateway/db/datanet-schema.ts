@@ -19,8 +19,8 @@ export const datanets = sqliteTable(
     ownerUser: text('owner_user'),
     ownerOrganization: text('owner_organization'),
     name: text('name').notNull(),
-    /** The name in the form that must be unique: NFKC, case folded, single spaces. */
-    nameKey: text('name_key').notNull().unique(),
+    /** The name in the form that must be unique, among one owner's Datanets and among published ones: NFKC, case folded, single spaces. */
+    nameKey: text('name_key').notNull(),
     summary: text('summary').notNull(),
     /** Markdown. */
     description: text('description').notNull(),
@@ -45,6 +45,10 @@ export const datanets = sqliteTable(
     updatedAt: integer('updated_at').notNull(),
   },
   (table) => [
+    // Names are public from the first version on: before that they are nobody's but the owner's, so nobody is refused because of them.
+    uniqueIndex('datanets_published_name').on(table.nameKey).where(sql`version > 0`),
+    uniqueIndex('datanets_user_name').on(table.ownerUser, table.nameKey),
+    uniqueIndex('datanets_organization_name').on(table.ownerOrganization, table.nameKey),
     index('datanets_owner_user').on(table.ownerUser),
     index('datanets_owner_organization').on(table.ownerOrganization),
     index('datanets_visibility').on(table.visibility, table.state, table.seq),
@@ -95,6 +99,38 @@ export const contributions = sqliteTable(
     index('contributions_state').on(table.state),
   ],
 );
+
+/** What was sent, whatever became of it, for as long as it counts against what a user may send in a day. */
+export const contributedBytes = sqliteTable(
+  'contributed_bytes',
+  {
+    contributionId: text('contribution_id').primaryKey(),
+    contributor: text('contributor').notNull(),
+    bytes: integer('bytes').notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (table) => [index('contributed_bytes_contributor').on(table.contributor, table.createdAt, table.bytes)],
+);
+
+/** Questions about parts of a document that were written, and paid, while its contribution is under way. */
+export const contributionQuestions = sqliteTable(
+  'contribution_questions',
+  {
+    contributionId: text('contribution_id').notNull(),
+    /** Number of the part, from 0, and SHA-256 of its text, hex. */
+    chunk: integer('chunk').notNull(),
+    chunkHash: text('chunk_hash').notNull(),
+    pairs: text('pairs', { mode: 'json' }).notNull().$type<{ question: string; answer: string }[]>(),
+  },
+  (table) => [primaryKey({ columns: [table.contributionId, table.chunk] })],
+);
+
+/** Which gateway reads contributions into a Datanet, until when (milliseconds since 1970 by the database's clock) unless it says so again. */
+export const datanetReadings = sqliteTable('datanet_readings', {
+  datanetId: text('datanet_id').primaryKey(),
+  holder: text('holder').notNull(),
+  until: integer('until').notNull(),
+});
 
 export interface ContributionOptions {
   /** How records become examples, as in uploads to /v1/files. */
@@ -220,6 +256,29 @@ export const datanetVersions = sqliteTable(
   },
   (table) => [primaryKey({ columns: [table.datanetId, table.number] })],
 );
+
+/** Inner hashes of versions' Merkle trees, so that a proof reads a few hundred leaves and not all; what is missing is made again from the rows. */
+export const versionTiles = sqliteTable(
+  'version_tiles',
+  {
+    datanetId: text('datanet_id').notNull(),
+    version: integer('version').notNull(),
+    /** From 0; each tile covers 65,536 leaves: 256 blocks of 256. */
+    tile: integer('tile').notNull(),
+    /** The first row (`seq`) of each block, also of a last one that is not full. */
+    starts: text('starts', { mode: 'json' }).notNull().$type<number[]>(),
+    /** The root of each full block, 32 bytes each. */
+    hashes: blob('hashes', { mode: 'buffer' }).notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.datanetId, table.version, table.tile] })],
+);
+
+/** One row: how often contents were taken away, and how many of these times what the full-text index and the log kept of them is gone too. */
+export const erasures = sqliteTable('erasures', {
+  id: integer('id').primaryKey(),
+  asked: integer('asked').notNull().default(0),
+  done: integer('done').notNull().default(0),
+});
 
 /** Requests for access, and what became of them: an approved one that has neither expired nor been revoked is a grant. */
 export const accessRequests = sqliteTable(

@@ -4,6 +4,7 @@ import type { Context } from 'hono';
 import { type AccessRow, accessRequests, type DatanetRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
+import { pageOf } from '../../http/pages.ts';
 import { integer, parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -181,13 +182,12 @@ export async function listAccessRequests(services: Services, c: Context<AppEnv>)
       })
     : { rows: [], hasMore: false };
   const now = services.now();
-  return c.json({
-    object: 'list',
-    data: rows.map((row) => viewOfAccess(row, now)),
-    first_id: rows[0]?.id ?? null,
-    last_id: rows.at(-1)?.id ?? null,
-    has_more: hasMore,
-  });
+  return c.json(
+    pageOf(
+      rows.map((row) => viewOfAccess(row, now)),
+      hasMore,
+    ),
+  );
 }
 
 export async function getAccessRequest(services: Services, c: Context<AppEnv>): Promise<Response> {

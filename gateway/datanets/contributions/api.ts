@@ -3,6 +3,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { ContributionRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -108,13 +109,7 @@ export async function listContributions(services: Services, c: Context<AppEnv>):
     { contributor: standing.governs ? asked : mine, state: query.state ?? null },
     { limit: query.limit, after },
   );
-  return c.json({
-    object: 'list',
-    data: page.rows.map(viewOfContribution),
-    first_id: page.rows[0]?.id ?? null,
-    last_id: page.rows.at(-1)?.id ?? null,
-    has_more: page.hasMore,
-  });
+  return c.json(pageOf(page.rows.map(viewOfContribution), page.hasMore));
 }
 
 export async function getContribution(services: Services, c: Context<AppEnv>): Promise<Response> {

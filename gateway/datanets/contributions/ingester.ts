@@ -1,7 +1,7 @@
 /** Where contributions are read: in processes of their own (process-ingester.ts), or, where a runtime or a test has none, in this one. */
 import type { Client } from '@libsql/client';
 import type { Chunk } from '../documents/read.ts';
-import type { ChunkJob, IngestJob, IngestResult, IngestTask, RemovalJob } from './messages.ts';
+import type { ChunkJob, ErasureJob, IngestJob, IngestResult, IngestTask, RemovalJob } from './messages.ts';
 import { prepareHere } from './preparer.ts';
 import { type Outcome, opened, work } from './work.ts';
 
@@ -11,6 +11,8 @@ export interface Ingester {
   /** @throws IngestFailure, IngestStopped */
   chunks(job: ChunkJob, signal: AbortSignal): Promise<Chunk[]>;
   remove(job: RemovalJob): Promise<void>;
+  erase(job: ErasureJob): Promise<void>;
+  clean(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -25,6 +27,12 @@ export function ingesterOf(
     chunks: async (job, signal) => opened(await run({ type: 'chunks', ...job }, signal)) as Chunk[],
     async remove(job) {
       opened(await run({ type: 'remove', ...job }, never));
+    },
+    async erase(job) {
+      opened(await run({ type: 'erase', ...job }, never));
+    },
+    async clean() {
+      opened(await run({ type: 'clean' }, never));
     },
     close,
   };

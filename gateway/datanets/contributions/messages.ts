@@ -47,10 +47,19 @@ export interface RemovalJob {
   datanetSeq: number;
 }
 
+/** Contents of withdrawn rows go. */
+export interface ErasureJob {
+  datanetSeq: number;
+  rows: number[];
+}
+
 export type IngestTask =
   | ({ type: 'ingest' } & IngestJob)
   | ({ type: 'chunks' } & ChunkJob)
-  | ({ type: 'remove' } & RemovalJob);
+  | ({ type: 'remove' } & RemovalJob)
+  | ({ type: 'erase' } & ErasureJob)
+  /** The database, of what was erased. */
+  | { type: 'clean' };
 
 /** The contribution cannot be taken; the message is for its contributor. */
 export class IngestFailure extends Error {

@@ -108,7 +108,8 @@ export function processIngester(database: IngestDatabase): Ingester & { readonly
   const waiting: ((process: IngestProcess) => void)[] = [];
   let closed = false;
 
-  const take = (): Promise<IngestProcess> => {
+  /** @param short what does not take long, and somebody waits for: it has a process besides those that read. */
+  const take = (short: boolean): Promise<IngestProcess> => {
     processes = processes.filter((one) => !one.gone);
     const free = processes.find((one) => idle.has(one));
     if (free !== undefined) {
@@ -116,7 +117,8 @@ export function processIngester(database: IngestDatabase): Ingester & { readonly
       idle.delete(free);
       return Promise.resolve(free);
     }
-    if (processes.length >= limits.ingestsAtOnce) return new Promise((resolve) => waiting.push(resolve));
+    if (processes.length >= limits.ingestsAtOnce + (short ? 1 : 0))
+      return new Promise((resolve) => waiting.push(resolve));
     const made = new IngestProcess(database);
     processes.push(made);
     return Promise.resolve(made);
@@ -142,7 +144,7 @@ export function processIngester(database: IngestDatabase): Ingester & { readonly
   };
   const run = async (task: IngestTask, signal: AbortSignal): Promise<Outcome<unknown>> => {
     if (closed) return { stopped: true };
-    const process = await take();
+    const process = await take(task.type === 'erase');
     try {
       return await process.run(wire(task), signal);
     } finally {

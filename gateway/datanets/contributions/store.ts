@@ -6,7 +6,8 @@
 import type { Client, InStatement, InValue } from '@libsql/client';
 import type { ContributionRow, RowReason } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
-import { bandsOf } from '../validation/minhash.ts';
+import { removeBands, type Signed } from '../erasures/bands.ts';
+import { Pieces } from '../pieces.ts';
 import type { Likeness } from './near-duplicates.ts';
 import type { Context, Prepared } from './prepare.ts';
 
@@ -116,40 +117,43 @@ export async function tellProgress(
 
 /** Takes out all rows of a contribution that are in no version, with all that belongs to them; a version that comes in between keeps its rows. */
 export async function removeRows(client: Client, contributionId: string, datanetSeq: number): Promise<void> {
-  for (;;) {
-    const { rows } = await client.execute({
-      sql: `SELECT r.seq AS seq, s.signature AS signature FROM datanet_rows r LEFT JOIN datanet_signatures s ON s.row = r.seq
-        WHERE r.contribution_id = ? AND r.added_in IS NULL ORDER BY r.seq LIMIT ?`,
-      args: [contributionId, limits.ingestBatchRows],
+  while (await removeSome(client, contributionId, datanetSeq));
+}
+
+/** @returns whether there was something to remove. */
+async function removeSome(client: Client, contributionId: string, datanetSeq: number): Promise<boolean> {
+  const seqs: number[] = [];
+  const signed: Signed[] = [];
+  const pieces = new Pieces(limits.versionRowsAtOnce);
+  for (let done = false; !done; ) {
+    await pieces.next(async (most) => {
+      const { rows } = await client.execute({
+        sql: `SELECT r.seq AS seq, s.signature AS signature FROM datanet_rows r LEFT JOIN datanet_signatures s ON s.row = r.seq
+          WHERE r.contribution_id = ? AND r.seq > ? AND r.added_in IS NULL ORDER BY r.seq LIMIT ?`,
+        args: [contributionId, seqs.at(-1) ?? 0, most],
+      });
+      for (const row of rows) {
+        const seq = Number(row.seq);
+        seqs.push(seq);
+        if (row.signature !== null) signed.push({ seq, signature: new Uint8Array(row.signature as ArrayBuffer) });
+      }
+      done = rows.length < most || seqs.length >= limits.eraseRowsAtOnce;
     });
-    if (rows.length === 0) return;
-    const seqs = JSON.stringify(rows.map((row) => Number(row.seq)));
-    const bands = rows.flatMap((row) =>
-      row.signature === null
-        ? []
-        : bandsOf(new Uint8Array(row.signature as ArrayBuffer), datanetSeq).map((band) => [band, Number(row.seq)]),
-    );
-    const listed = '(SELECT value FROM json_each(?))';
-    await client.batch(
+  }
+  if (seqs.length === 0) return false;
+  await removeBands(client, datanetSeq, signed, 'r.added_in IS NULL');
+  const listed = `seq IN (SELECT value FROM json_each(?)) AND added_in IS NULL`;
+  const found = `(SELECT seq FROM datanet_rows WHERE ${listed})`;
+  await pieces.over(seqs, (piece) => {
+    const args = [JSON.stringify(piece)];
+    return client.batch(
       [
-        {
-          sql: `DELETE FROM datanet_rows_text WHERE rowid IN (SELECT seq FROM datanet_rows WHERE seq IN ${listed} AND added_in IS NULL)`,
-          args: [seqs],
-        },
-        {
-          sql: `DELETE FROM datanet_bands WHERE (band, row) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
-            AND row IN (SELECT seq FROM datanet_rows WHERE added_in IS NULL)`,
-          args: [JSON.stringify(bands)],
-        },
-        {
-          sql: `DELETE FROM datanet_signatures WHERE row IN (SELECT seq FROM datanet_rows WHERE seq IN ${listed} AND added_in IS NULL)`,
-          args: [seqs],
-        },
-        { sql: `DELETE FROM datanet_rows WHERE seq IN ${listed} AND added_in IS NULL`, args: [seqs] },
+        { sql: `DELETE FROM datanet_rows_text WHERE rowid IN ${found}`, args },
+        { sql: `DELETE FROM datanet_signatures WHERE row IN ${found}`, args },
+        { sql: `DELETE FROM datanet_rows WHERE ${listed}`, args },
       ],
       'write',
     );
-    // Others want to write too.
-    await new Promise((resolve) => setImmediate(resolve));
-  }
+  });
+  return true;
 }

@@ -1,6 +1,8 @@
 /** One task of the process that reads contributions; errors come back as data, since their class does not survive the way between processes. */
 import type { ContributionProblem } from '../../db/datanet-schema.ts';
 import type { Chunk } from '../documents/read.ts';
+import { cleanWords } from '../erasures/clean.ts';
+import { eraseContents } from '../erasures/erase.ts';
 import { type IngestDeps, ingest } from './ingest.ts';
 import { IngestFailure, type IngestResult, IngestStopped, type IngestTask } from './messages.ts';
 import { chunksOf } from './records.ts';
@@ -27,6 +29,12 @@ export async function work(
       }
       case 'remove':
         await removeRows(deps.client, task.contributionId, task.datanetSeq);
+        return { ok: null };
+      case 'erase':
+        await eraseContents(deps.client, task.datanetSeq, task.rows);
+        return { ok: null };
+      case 'clean':
+        await cleanWords(deps.client);
         return { ok: null };
     }
   } catch (error) {

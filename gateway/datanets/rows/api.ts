@@ -3,6 +3,7 @@ import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { DatanetRow, DataRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
@@ -118,13 +119,7 @@ export async function listRows(services: Services, c: Context<AppEnv>): Promise<
     },
     { limit: query.limit, after },
   );
-  return c.json({
-    object: 'list',
-    data: rows.map(viewOfRow),
-    first_id: rows[0] === undefined ? null : rowIdOf(rows[0].seq),
-    last_id: rows.length === 0 ? null : rowIdOf((rows.at(-1) as DataRow).seq),
-    has_more: hasMore,
-  });
+  return c.json(pageOf(rows.map(viewOfRow), hasMore));
 }
 
 export function noSuchVersion(datanet: DatanetRow, version: number): ApiError {

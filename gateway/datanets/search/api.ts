@@ -1,11 +1,12 @@
 /** GET /api/datanets/{id}/search?q= */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { datanetOf } from '../of.ts';
-import { readerOf, rowIdOf, rowView, viewOfRow } from '../rows/api.ts';
+import { readerOf, rowView, viewOfRow } from '../rows/api.ts';
 import { phrasesOf } from './query.ts';
 
 export const searchQuery = z.object({
@@ -47,12 +48,5 @@ export async function searchRows(services: Services, c: Context<AppEnv>): Promis
     const told = { score: Math.round(score * 1e4) / 1e4, snippet: snippet.text, highlights: snippet.highlights };
     return [{ ...viewOfRow(row), match: told }];
   });
-  return c.json({
-    object: 'list',
-    data,
-    first_id: hits[0] === undefined ? null : rowIdOf(hits[0].seq),
-    last_id: hits.length === 0 ? null : rowIdOf((hits.at(-1) as { seq: number }).seq),
-    has_more: false,
-    bounded,
-  });
+  return c.json({ ...pageOf(data, false), bounded });
 }

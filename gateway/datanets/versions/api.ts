@@ -6,12 +6,13 @@ import { canAccess } from '../../auth/scopes.ts';
 import type { DatanetRow, DataRow, VersionRow } from '../../db/datanet-schema.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
+import { pageOf } from '../../http/pages.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { audited } from '../api.ts';
-import { datanetAndBody, datanetOf, forbidden, noSuchDatanet } from '../of.ts';
-import { noSuchRow, noSuchVersion, rowIdOf, seqOf, viewOfRow } from '../rows/api.ts';
+import { datanetAndBody, datanetOf, forbidden, noSuchDatanet, standingIn } from '../of.ts';
+import { noSuchRow, noSuchVersion, seqOf, viewOfRow } from '../rows/api.ts';
 import { viewOfVersion } from './view.ts';
 
 /** Words for people: no control characters but line breaks and tabs, no halves of characters. */
@@ -136,15 +137,8 @@ function seqAfter(after: string | undefined): number {
   return seq;
 }
 
-function pageOf(rows: DataRow[], limit: number) {
-  const shown = rows.slice(0, limit);
-  const last = shown.at(-1);
-  return {
-    data: shown.map(viewOfRow),
-    first_id: shown[0] === undefined ? null : rowIdOf(shown[0].seq),
-    last_id: last === undefined ? null : rowIdOf(last.seq),
-    has_more: rows.length > limit,
-  };
+function pageOfRows(rows: DataRow[], limit: number) {
+  return pageOf(rows.slice(0, limit).map(viewOfRow), rows.length > limit);
 }
 
 export async function publishVersion(services: Services, c: Context<AppEnv>): Promise<Response> {
@@ -152,7 +146,12 @@ export async function publishVersion(services: Services, c: Context<AppEnv>): Pr
   const { datanet, principal } = found;
   audited(c, datanet.id);
   const by = principal.userId ?? principal.keyId;
-  const version = await services.datanets.versions.publish(datanet, by, found.body.notes);
+  // It may have taken long, and whoever ceased to govern meanwhile publishes nothing.
+  const ask = async () => {
+    await services.people.recheck(principal);
+    await standingIn(services, principal, datanet.id, 'governs');
+  };
+  const version = await services.datanets.versions.publish(datanet, by, found.body.notes, ask);
   audited(c, datanet.id, { version: version.number, rows: version.rows, added: version.added });
   return c.json(viewOfVersion(version, 'whole'), 201);
 }
@@ -182,7 +181,7 @@ export async function listVersionRows(services: Services, c: Context<AppEnv>): P
   const { number } = await versionOf(services, c, datanet);
   const { limit, after } = parseWith(versionRowsQuery, c.req.query());
   const rows = await services.datanets.versions.rows(datanet.id, number, seqAfter(after), limit + 1);
-  return c.json({ object: 'list', ...pageOf(rows, limit) });
+  return c.json(pageOfRows(rows, limit));
 }
 
 /** A leaf holds no content, so whoever sees the Datanet may have its proof; the content goes with it to those who may read. */
@@ -207,6 +206,7 @@ export async function getDifference(services: Services, c: Context<AppEnv>): Pro
   const [inside, outside] = which === 'added' ? [to.number, from.number] : [from.number, to.number];
   const rows = await versions.differingRows(datanet.id, inside, outside, seqAfter(after), limit + 1);
   return c.json({
+    ...pageOfRows(rows, limit),
     object: 'datanet.difference',
     datanet: datanet.id,
     from: from.number,
@@ -217,7 +217,6 @@ export async function getDifference(services: Services, c: Context<AppEnv>): Pro
     licence_changed: from.licence !== to.licence,
     terms_changed: from.terms !== to.terms,
     rows: which,
-    ...pageOf(rows, limit),
   });
 }
 
@@ -257,7 +256,12 @@ export async function withdrawRows(services: Services, c: Context<AppEnv>): Prom
   if (rows.length === 0 || (Array.isArray(named) && rows.length < new Set(named).size)) throw nothingNamed(body);
   audited(c, datanet.id, { rows: rows.length, erase: body.erase });
   const by = principal.userId ?? principal.keyId;
-  const version = await datanets.versions.withdraw(datanet, rows, by, body.reason, { erase: body.erase });
+  const ask = async () => {
+    await services.people.recheck(principal);
+    // Rows of their own they may take out whatever became of their standing.
+    if (others.length > 0) await standingIn(services, principal, datanet.id, 'governs');
+  };
+  const version = await datanets.versions.withdraw(datanet, rows, by, body.reason, { erase: body.erase, ask });
   const number = version?.number ?? null;
   audited(c, datanet.id, { rows: rows.length, erase: body.erase, version: number });
   return c.json({

@@ -2,11 +2,12 @@
  * The rows of a version, read in order of `seq` and in portions, so that nobody else waits long for the database. Version n is every row with
  * added_in ≤ n that was not taken out by then. Leaves come from an index (datanet_rows_tree) and never touch a content.
  */
-import type { Client, InStatement } from '@libsql/client';
+import type { Client, InStatement, InValue } from '@libsql/client';
 import { asc, inArray, sql } from 'drizzle-orm';
 import { type DataRow, datanetRows } from '../../db/datanet-schema.ts';
 import type { Database } from '../../db/open.ts';
 import { limits } from '../../limits.ts';
+import { Pieces } from '../pieces.ts';
 import type { RowGroup } from './statistics.ts';
 
 /** Rows of version :version; the first term is what lets the partial index be used. */
@@ -15,27 +16,30 @@ const TREE = 'datanet_rows INDEXED BY datanet_rows_tree';
 
 export interface LeafPage {
   seqs: number[];
+  /** How many of them this version added. */
+  added: number;
   /** Side by side, 32 bytes each. */
   hashes: Buffer;
 }
 
-/** The leaves of a version; `number` may be one that is being built. */
-export async function* leafPages(client: Client, datanetId: string, version: number): AsyncGenerator<LeafPage> {
-  let after = 0;
-  for (;;) {
-    // As text, since a value for every leaf costs more than all the rest.
-    const { rows } = await client.execute({
-      sql: `SELECT group_concat(seq, ',' ORDER BY seq) AS seqs, group_concat(hex(leaf_hash), '' ORDER BY seq) AS hashes FROM
-        (SELECT seq, leaf_hash FROM ${TREE} WHERE datanet_id = :datanet AND seq > :after AND ${IN_VERSION} ORDER BY seq LIMIT :most)`,
-      args: { datanet: datanetId, version, after, most: limits.versionLeavesAtOnce },
-    });
-    const { seqs: text, hashes } = rows[0] as unknown as { seqs: string | null; hashes: string | null };
-    if (text === null || hashes === null) return;
-    const seqs = text.split(',').map(Number);
-    yield { seqs, hashes: Buffer.from(hashes, 'hex') };
-    if (seqs.length < limits.versionLeavesAtOnce) return;
-    after = seqs.at(-1) as number;
-  }
+/** The next leaves of a version behind row `after`; `version` may be one that is being built. */
+export async function leafPage(
+  client: Client,
+  datanetId: string,
+  version: number,
+  after: number,
+  most: number,
+): Promise<LeafPage> {
+  // As text, since a value for every leaf costs more than all the rest.
+  const { rows } = await client.execute({
+    sql: `SELECT group_concat(seq, ',' ORDER BY seq) AS seqs, group_concat(hex(leaf_hash), '' ORDER BY seq) AS hashes,
+        sum(added_in = :version) AS added FROM
+      (SELECT seq, leaf_hash, added_in FROM ${TREE} WHERE datanet_id = :datanet AND seq > :after AND ${IN_VERSION} ORDER BY seq LIMIT :most)`,
+    args: { datanet: datanetId, version, after, most },
+  });
+  const { seqs, hashes, added } = rows[0] as unknown as { seqs: string | null; hashes: string | null; added: number };
+  if (seqs === null || hashes === null) return { seqs: [], added: 0, hashes: Buffer.alloc(0) };
+  return { seqs: seqs.split(',').map(Number), added: Number(added), hashes: Buffer.from(hashes, 'hex') };
 }
 
 /** Sums over the rows of a version with `from` ≤ seq ≤ `to`. */
@@ -188,4 +192,57 @@ export async function removedSeqs(
   };
   const { rows } = await client.execute(statement);
   return rows.map((row) => Number(row.seq));
+}
+
+/** Rows by their numbers, or all of a contribution. */
+export type Named = number[] | { contribution: string };
+
+export interface OwnRows {
+  contributor: string;
+  rows: number[];
+  /** One of them at least is in no version yet. */
+  unpublished: boolean;
+}
+
+/** Rows of a Datanet that somebody names, by whoever contributed them. */
+export async function namedRows(client: Client, datanetId: string, named: Named): Promise<OwnRows[]> {
+  const owners = new Map<string, OwnRows>();
+  const add = async (page: string, args: InValue[]): Promise<{ count: number; last: number }> => {
+    const { rows } = await client.execute({
+      // By number alone: an index on anything else would be gone through for every page.
+      sql: `SELECT contributor, group_concat(r.seq) AS seqs, max(r.seq) AS last, max(added_in IS NULL) AS unpublished
+        FROM (${page}) page CROSS JOIN datanet_rows r ON r.seq = page.seq WHERE +datanet_id = ? GROUP BY +contributor`,
+      args: [...args, datanetId],
+    });
+    let count = 0;
+    let last = 0;
+    for (const row of rows) {
+      const contributor = row.contributor as string;
+      const own = owners.get(contributor) ?? { contributor, rows: [], unpublished: false };
+      const seqs = (row.seqs as string).split(',').map(Number);
+      for (const seq of seqs) own.rows.push(seq);
+      own.unpublished ||= row.unpublished === 1;
+      owners.set(contributor, own);
+      count += seqs.length;
+      last = Math.max(last, Number(row.last));
+    }
+    return { count, last };
+  };
+  const pieces = new Pieces(limits.versionRowsAtOnce);
+  if (Array.isArray(named)) {
+    await pieces.over([...new Set(named)], (piece) =>
+      add('SELECT value AS seq FROM json_each(?)', [JSON.stringify(piece)]),
+    );
+    return [...owners.values()];
+  }
+  const page = `SELECT seq FROM datanet_rows INDEXED BY datanet_rows_contribution
+    WHERE contribution_id = ? AND seq > ? ORDER BY seq LIMIT ?`;
+  for (let after = 0, done = false; !done; ) {
+    await pieces.next(async (most) => {
+      const { count, last } = await add(page, [named.contribution, after, most]);
+      done = count < most;
+      after = last;
+    });
+  }
+  return [...owners.values()];
 }

@@ -11,7 +11,7 @@ import { signNote } from '../../../daemon/receipts/note.ts';
 import { formatReport, type VerifyReport, verifyText } from '../../../daemon/receipts/verify.ts';
 import { DATANET_ROW_PROOF } from '../../../daemon/receipts/verify-datanet-row.ts';
 import { contentHash, leafOf } from '../../../gateway/datanets/versions/leaf.ts';
-import { VersionTree } from '../../../gateway/datanets/versions/tree.ts';
+import { Tiles, TileTree } from '../../../gateway/datanets/versions/tiles.ts';
 
 interface Bundle {
   type: string;
@@ -51,19 +51,22 @@ async function prove(
   options: { key?: LogKey; origin?: string; record?: Partial<DatanetRowRecord>; signer?: LogKey } = {},
 ): Promise<Bundle> {
   const by = options.key ?? key;
-  const tree = new VersionTree();
+  const tree = new TileTree();
+  const hashes: Buffer[] = [];
   let entry = '';
   for (let index = 0; index < 77; index += 1) {
     const leaf = leafOf(recordOf(index, index === 40 ? options.record : {}), options.signer ?? by);
     tree.append(index + 1, leaf.hash);
+    hashes.push(leaf.hash);
     if (index === 40) entry = leaf.entry;
   }
+  const proof = await new Tiles(tree.size, tree.tiles()).proof(40, async () => ({ seqs: [], hashes }));
   const origin = options.origin ?? `${by.name}/dn_one/3`;
   return {
     type: DATANET_ROW_PROOF,
     entry,
     leafIndex: 40,
-    inclusionProof: (await tree.proof(40)).map((hash) => hash.toString('base64')),
+    inclusionProof: proof.map((hash) => hash.toString('base64')),
     checkpoint: signNote(formatCheckpoint({ origin, size: tree.size, rootHash: tree.root() }), [by]),
     vkey: by.vkey,
     content: contentOf(40),

@@ -67,21 +67,52 @@ describe('creating', () => {
     expect((await errorOf(response)).param).toBe(param);
   });
 
-  test('two names that look the same are one name', async () => {
-    await rig.datanet(ann, { name: 'Paypal Corpus' });
-    for (const name of ['PAYPAL  corpus', 'Pаypаl Corpus', 'Ｐaypal Corpus']) {
-      const response = await bob.call('POST', '/api/datanets', { name, kind: 'chat', licence: LICENCE });
-      expect(response.status, name).toBe(409);
-      expect((await errorOf(response)).code).toBe('name_taken');
-    }
+  test('two names that look the same are one name, among one’s own and among all that are published', async () => {
+    const net = await rig.datanet(ann, { name: 'Paypal Corpus' });
+    const looksTheSame = ['PAYPAL  corpus', 'Pаypаl Corpus', 'Ｐaypal Corpus'];
+    const refused = async (user: TestUser) => {
+      for (const name of looksTheSame) {
+        const response = await user.call('POST', '/api/datanets', { name, kind: 'chat', licence: LICENCE });
+        expect(response.status, name).toBe(409);
+        expect((await errorOf(response)).code).toBe('name_taken');
+      }
+    };
+    await refused(ann);
+    await rig.contribute(ann, net, chatRows(1));
+    await rig.approveAll(ann, net);
+    await rig.publish(ann, net);
+    await refused(bob);
   });
 
-  test('of two who take a name at the same time, one gets it', async () => {
+  test('a name that is not published yet is refused to nobody else, who would learn of it; who publishes first keeps it', async () => {
+    const [hers, his] = [
+      await rig.datanet(ann, { name: 'Secret plan' }),
+      await rig.datanet(bob, { name: 'SECRET plan' }),
+    ];
+    const other = await rig.datanet(bob, { name: 'Another' });
+    expect((await bob.call('PATCH', `/api/datanets/${other.id}`, { name: 'Secret Plan' })).status).toBe(409);
+    for (const [user, net, from] of [
+      [ann, hers, 0],
+      [bob, his, 9],
+    ] as const) {
+      await rig.contribute(user, net, chatRows(1, from));
+      await rig.approveAll(user, net);
+    }
+    await rig.publish(ann, hers);
+    const response = await bob.call('POST', `/api/datanets/${his.id}/versions`, {});
+    expect(response.status).toBe(409);
+    expect((await errorOf(response)).code).toBe('name_taken');
+    expect((await bob.call('PATCH', `/api/datanets/${his.id}`, { name: 'Plan B' })).status).toBe(200);
+    expect(await rig.publish(bob, his)).toMatchObject({ version: 1, rows: 1 });
+  });
+
+  test('of many who take a name at the same time, each owner gets it once', async () => {
     const body = { name: 'Contested', kind: 'chat', licence: LICENCE };
     const statuses = (
       await Promise.all([ann, bob, ann, bob].map((user) => user.call('POST', '/api/datanets', body)))
     ).map(({ status }) => status);
-    expect(statuses.sort()).toEqual([201, 409, 409, 409]);
+    // Each has one of their own.
+    expect(statuses.sort()).toEqual([201, 201, 409, 409]);
   });
 
   test('the operator owns nothing, consumers govern nothing', async () => {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { canonicalJson, createKey, type LogKey } from '../../../daemon/evidence.ts';
 import type { TrainingExample } from '../../../daemon/protocol.ts';
 import { LEAF_TYPE, leafOf } from '../../../gateway/datanets/versions/leaf.ts';
-import { Versions } from '../../../gateway/datanets/versions/publish.ts';
+import { Versions } from '../../../gateway/datanets/versions/versions.ts';
 import {
   contributions,
   type DatanetRow,

@@ -392,8 +392,43 @@ test('however many ask for a proof at once, the tree of a version is built once'
       };
     },
   });
+  // As versions are that were published before tiles were stored.
+  await bench.sql('DELETE FROM version_tiles');
   const versions = bench.restarted(counting);
   const proofs = await Promise.all(seqs.map((seq) => versions.proof(datanet.id, 1, seq, { content: false })));
   expect(proofs.map((proof) => proof?.leafIndex)).toEqual(seqs.map((_, index) => index));
-  expect(reads).toBe(1);
+  // The whole tree once, then a block of leaves for each.
+  expect(reads).toBe(1 + seqs.length);
+  expect(await bench.sql('SELECT count(*) AS count FROM version_tiles')).toEqual([{ count: 1 }]);
+});
+
+test('whoever may not publish any more when all is done publishes nothing, and nothing is left of it', async () => {
+  const datanet = await bench.datanet();
+  await bench.add(datanet, completions(3));
+  let asked = 0;
+  const refuse = async () => {
+    asked += 1;
+    expect(await bench.sql('SELECT count(*) AS count FROM datanet_rows WHERE added_in = 1')).toEqual([{ count: 3 }]);
+    throw new Error('no longer');
+  };
+  await expect(bench.versions.publish(datanet, 'user_owner', '', refuse)).rejects.toThrow('no longer');
+  expect(asked).toBe(1);
+  expect(await bench.sql('SELECT count(*) AS count FROM datanet_versions')).toEqual([{ count: 0 }]);
+  expect(await bench.sql('SELECT count(added_in) AS count FROM datanet_rows')).toEqual([{ count: 0 }]);
+});
+
+test('a proof of any row of a tree of several blocks verifies, with tiles as they were stored', async () => {
+  const datanet = await bench.datanet();
+  const seqs = await bench.add(datanet, completions(600));
+  const version = await bench.versions.publish(datanet, 'user_owner', '');
+  const again = bench.restarted();
+  // proof() itself checks against the signed root; the first, the last, and both sides of each edge.
+  for (const at of [0, 1, 255, 256, 511, 512, 599]) {
+    const proof = await again.proof(datanet.id, version.number, seqs[at] as number, { content: false });
+    expect(proof?.leafIndex).toBe(at);
+  }
+  await bench.sql('UPDATE version_tiles SET hashes = zeroblob(length(hashes))');
+  await expect(
+    bench.restarted().proof(datanet.id, version.number, seqs[0] as number, { content: false }),
+  ).rejects.toThrow(/database was changed/);
 });

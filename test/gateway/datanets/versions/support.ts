@@ -9,7 +9,7 @@ import { canonicalJson, createKey, type LogKey } from '../../../../daemon/eviden
 import type { TrainingExample } from '../../../../daemon/protocol.ts';
 import { bandsOf, signatureOf } from '../../../../gateway/datanets/validation/minhash.ts';
 import { contentHash, LEAF_TYPE, leafOf } from '../../../../gateway/datanets/versions/leaf.ts';
-import { Versions } from '../../../../gateway/datanets/versions/publish.ts';
+import { Versions } from '../../../../gateway/datanets/versions/versions.ts';
 import type { DatanetRow } from '../../../../gateway/db/datanet-schema.ts';
 import { contributions, datanetRows, datanets } from '../../../../gateway/db/datanet-schema.ts';
 import { type Database, openDatabase } from '../../../../gateway/db/open.ts';
