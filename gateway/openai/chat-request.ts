@@ -56,7 +56,7 @@ const responseFormat = z.discriminatedUnion('type', [
     json_schema: z.looseObject({
       name: functionName,
       description: z.string().nullish(),
-      schema: z.record(z.string(), z.unknown()).optional(),
+      schema: z.record(z.string(), z.unknown()),
       strict: z.boolean().nullish(),
     }),
   }),
@@ -157,7 +157,7 @@ export function translateChat(body: ChatRequest): TranslatedChat {
               format.type === 'json_schema'
                 ? {
                     type: 'json_schema',
-                    schema: format.json_schema.schema ?? { type: 'object' },
+                    schema: format.json_schema.schema,
                     // Held to the schema unless the client says that trying is enough.
                     strict: format.json_schema.strict ?? true,
                   }
