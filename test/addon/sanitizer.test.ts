@@ -22,14 +22,14 @@ if (reason) console.info(`skipped: ${reason}`);
 describe.skipIf(reason !== '')('under the sanitizers', () => {
   beforeAll(() => {
     execFileSync(process.execPath, [join(root, 'bin', 'native.mjs'), '--sanitize'], { stdio: 'pipe' });
-  }, 300_000);
+  }, 900_000);
 
   test.each([
     ['serving', 'workload.ts', ''],
     ['training', 'training-workload.ts', ''],
     ['training, plain kernels', 'training-workload.ts', 'baseline'],
     ['training, kernels of 8 lanes', 'training-workload.ts', 'avx2'],
-  ])('a run through all of %s finishes without a finding', { timeout: 150_000 }, (_, script, kernels) => {
+  ])('a run through all of %s finishes without a finding', { timeout: 600_000 }, (_, script, kernels) => {
     const child = runChild(script, [], {
       MODELFACTORY_KERNELS: kernels,
       LD_PRELOAD: libraries.join(':'),
