@@ -17,6 +17,7 @@ interface Act {
 interface AuditOptions {
   action?: string;
   user?: string;
+  key?: string;
   object?: string;
   limit: number;
   json?: boolean;
@@ -24,7 +25,7 @@ interface AuditOptions {
 
 async function listActs(client: GatewayClient, options: AuditOptions, { out }: Output): Promise<void> {
   const query = new URLSearchParams();
-  for (const name of ['action', 'user', 'object'] as const) {
+  for (const name of ['action', 'user', 'key', 'object'] as const) {
     const value = options[name];
     if (value !== undefined) query.set(name, value);
   }
@@ -45,6 +46,7 @@ export function auditCommands(program: Command, { client, output }: Context): vo
   subcommand(program, 'audit', 'administrative acts, newest first')
     .option('--action <action>', 'such as user.create or datanet.publish')
     .option('--user <id>', 'who acted')
+    .option('--key <id>', 'which key acted')
     .option('--object <id>', 'what was acted upon')
     .option('--limit <n>', 'how many', positive, 100)
     .action((options) => listActs(client(), options, output));

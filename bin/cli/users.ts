@@ -1,8 +1,8 @@
 /** `modelfactory users …`: for administrators. */
 import { type Command, Option } from 'commander';
 import { CliError, type GatewayClient } from './client.ts';
-import { type Context, subcommand } from './command.ts';
-import { count, day, type Output, table } from './output.ts';
+import { type Context, positive, subcommand } from './command.ts';
+import { count, day, money, type Output, parseMoney, table } from './output.ts';
 
 export interface User {
   id: string;
@@ -11,6 +11,11 @@ export interface User {
   role: string;
   state: string;
   last_login_at: number | null;
+  requests_per_minute: number | null;
+  tokens_per_minute: number | null;
+  concurrency: number | null;
+  budget_micros: number | null;
+  spent_micros: number;
 }
 interface Invitation {
   token: string;
@@ -98,6 +103,37 @@ async function endSessions(
   out(options.json ? JSON.stringify(answer, null, 2) : `${count(answer.ended, 'session')} of ${email} ended.`);
 }
 
+/** @throws CliError */
+async function limitUser(client: GatewayClient, who: string, options: LimitOptions, { out }: Output): Promise<void> {
+  const budget = options.budget === undefined || options.budget === 'none' ? null : parseMoney(options.budget);
+  if (budget === null && options.budget !== undefined && options.budget !== 'none')
+    throw new CliError(`--budget is "${options.budget}"; give an amount such as 5 or 0.25, or none.`);
+  const limits = {
+    ...(options.budget !== undefined && { budget_micros: budget }),
+    ...(options.rpm !== undefined && { requests_per_minute: limitOf(options.rpm) }),
+    ...(options.tpm !== undefined && { tokens_per_minute: limitOf(options.tpm) }),
+    ...(options.concurrency !== undefined && { concurrency: limitOf(options.concurrency) }),
+  };
+  const { id } = await findUser(client, who);
+  const asked = Object.keys(limits).length > 0;
+  const user = (await client.call(asked ? 'PATCH' : 'GET', `/api/users/${id}`, asked ? limits : undefined)) as User;
+  if (options.json) return out(JSON.stringify(user, null, 2));
+  const shown = (limit: number | null) => (limit === null ? 'no limit' : String(limit));
+  out(`${user.email}, all keys and sessions together:`);
+  out(`spent ${money(user.spent_micros)} of ${user.budget_micros === null ? 'no limit' : money(user.budget_micros)}`);
+  out(`requests per minute: ${shown(user.requests_per_minute)}; tokens per minute: ${shown(user.tokens_per_minute)}`);
+  out(`requests at the same time: ${shown(user.concurrency)}`);
+}
+interface LimitOptions {
+  budget?: string;
+  rpm?: number | 'none';
+  tpm?: number | 'none';
+  concurrency?: number | 'none';
+  json?: boolean;
+}
+const limitOf = (limit: number | 'none') => (limit === 'none' ? null : limit);
+const limitOrNone = (text: string) => (text === 'none' ? text : positive(text));
+
 export function userCommands(program: Command, { client, output }: Context): void {
   const users = program.command('users').description('who may use this server, and as what');
   const role = () => new Option('--role <role>', 'what the user may do').choices(ROLES);
@@ -118,6 +154,13 @@ export function userCommands(program: Command, { client, output }: Context): voi
     .argument(...WHO)
     .argument('<role>', ROLES.join(', '))
     .action((who, to, options) => changeUser(client(), who, { role: to }, options, output));
+  subcommand(users, 'limits', 'show or set limits of a user, all keys and sessions together; `none` lifts one')
+    .argument(...WHO)
+    .option('--budget <amount>', 'what the user may spend in all, in units of the currency, e.g. 2.50')
+    .option('--rpm <limit>', 'requests per minute', limitOrNone)
+    .option('--tpm <limit>', 'tokens per minute', limitOrNone)
+    .option('--concurrency <limit>', 'requests at the same time', limitOrNone)
+    .action((who, options) => limitUser(client(), who, options, output));
   subcommand(users, 'disable', 'keys and sessions stop at once; what the user made stays')
     .argument(...WHO)
     .action((who, options) => changeUser(client(), who, { state: 'disabled' }, options, output));

@@ -17,7 +17,16 @@ import {
   patchAccount,
 } from './account-api.ts';
 import { auditQuery, listActs } from './audit-api.ts';
-import { acceptInvitation, acceptRequest, logIn, logInRequest, logOut, whoAmI, whoView } from './session-api.ts';
+import {
+  acceptInvitation,
+  acceptRequest,
+  loggedOut,
+  logIn,
+  logInRequest,
+  logOut,
+  whoAmI,
+  whoView,
+} from './session-api.ts';
 import {
   changedUser,
   createUser,
@@ -170,8 +179,9 @@ export function peopleRoutes(s: Services): Route[] {
       path: '/api/session',
       access: 'any',
       tag: account,
-      summary: 'Log out',
+      summary: 'Log out; of a session begun at an OpenID provider the answer says where to log out there too',
       audit: 'session.end',
+      answer: loggedOut,
       handler: (c) => logOut(s, c),
     },
     {

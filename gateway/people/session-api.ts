@@ -21,6 +21,15 @@ export const logInRequest = z.strictObject({ email: z.string().min(1).max(1024),
 export const acceptRequest = z
   .strictObject({ token: z.string().min(1).max(128), password })
   .openapi('InvitationAcceptRequest');
+export const loggedOut = z
+  .object({
+    object: z.literal('session'),
+    id: z.string(),
+    ended: z.literal(true),
+    /** Where the browser goes to be logged out at the OpenID provider too; null: it was not logged in there, or there is no such place. */
+    provider_logout_url: z.string().nullable(),
+  })
+  .openapi('LoggedOut');
 export const whoView = z
   .object({
     object: z.literal('session'),
@@ -83,10 +92,17 @@ export async function logOut(services: Services, c: Context<AppEnv>): Promise<Re
     const message = 'A key spoke, not a session: there is nothing to log out of. DELETE /api/keys/{id} revokes keys.';
     throw new ApiError(400, 'invalid_request_error', 'not_a_session', message);
   }
+  const method = await people.sessions.methodOf(sessionId);
   await people.sessions.end(userId, sessionId);
   c.set('audit', { object: sessionId });
   c.header('set-cookie', clearCookie(people.clientOf(c).secure));
-  return c.json({ object: 'session', id: sessionId, ended: true });
+  return c.json({
+    object: 'session',
+    id: sessionId,
+    ended: true,
+    // For whoever logged in there: the next log-in would ask for nothing otherwise.
+    provider_logout_url: method === 'oidc' ? await services.oidc.logOutUrl() : null,
+  } satisfies z.output<typeof loggedOut>);
 }
 
 export async function acceptInvitation(services: Services, c: Context<AppEnv>): Promise<Response> {

@@ -115,6 +115,12 @@ export class Sessions {
     return live.principal;
   }
 
+  /** How it was begun. */
+  async methodOf(id: string): Promise<SessionRow['method'] | null> {
+    const [row] = await this.#db.select({ method: sessions.method }).from(sessions).where(eq(sessions.id, id));
+    return row?.method ?? null;
+  }
+
   /** As authenticate, but by the session's id and straight from the database. */
   async fresh(id: string): Promise<Principal | null> {
     return (await this.#read(eq(sessions.id, id)))?.principal ?? null;

@@ -1,12 +1,13 @@
 /** /api/session/oidc: to the provider and back; and which identities are linked to one's account. */
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { ApiError } from '../../errors.ts';
+import { ApiError, toApiError } from '../../errors.ts';
 import { readJsonObject } from '../../http/body.ts';
 import { parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 import type { AppEnv, Services } from '../../services.ts';
 import { attemptCookie, attemptCookieOf } from './attempt.ts';
+import { failurePage, wantsPage } from './failure-page.ts';
 import type { Identity } from './provider.ts';
 import { returnTo } from './return-to.ts';
 
@@ -76,11 +77,16 @@ export async function finishOidc(services: Services, c: Context<AppEnv>): Promis
     for (const [name, value] of Object.entries(NOT_KEPT)) c.header(name, value);
     return c.redirect(attempt.returnTo, 303);
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
     // Whatever went wrong, the attempt is over.
-    const headers = { ...error.headers, ...NOT_KEPT, 'set-cookie': gone };
-    const { status, type, code, message, param, cause } = error;
-    throw new ApiError(status, type, code, message, { param, headers, cause });
+    const { status, type, code, message, param, cause, headers: told } = toApiError(error);
+    const headers = { ...told, ...NOT_KEPT, 'set-cookie': gone };
+    const failed = new ApiError(status, type, code, message, { param, headers, cause });
+    if (!wantsPage(c.req.header('accept'))) throw failed;
+    // A person looks at this: the log and the metrics learn of it as of any failure, the browser gets a page.
+    const record = c.get('record');
+    record.code = code;
+    if (cause !== undefined) record.cause = cause;
+    return failurePage(failed, record.requestId);
   }
 }
 

@@ -48,6 +48,15 @@ export class Oidc {
     return this.#provider?.settings.issuer ?? null;
   }
 
+  /** Where a browser ends the provider's session too; null: there is no such place, or it cannot be learnt now. Logging out never fails for it. */
+  async logOutUrl(): Promise<string | null> {
+    try {
+      return (await this.#provider?.logOutUrl()) ?? null;
+    } catch {
+      return null;
+    }
+  }
+
   /** Where the browser goes, and what it keeps. @throws ApiError 404, 502, 503. */
   async start(returnTo: string, link: Attempt['link']): Promise<{ url: string; cookie: string }> {
     const attempt = this.#attempts.make(returnTo, link);

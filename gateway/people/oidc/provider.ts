@@ -20,6 +20,8 @@ const description = z.object({
   token_endpoint: address,
   jwks_uri: address,
   userinfo_endpoint: address.optional(),
+  /** OpenID Connect RP-Initiated Logout 1.0. */
+  end_session_endpoint: address.optional().catch(undefined),
   token_endpoint_auth_methods_supported: z.array(z.string()).optional(),
   authorization_response_iss_parameter_supported: z.boolean().optional(),
 });
@@ -80,6 +82,20 @@ export class Provider {
       code_challenge_method: 'S256',
     };
     for (const [name, text] of Object.entries(parameters)) url.searchParams.set(name, text);
+    return url.href;
+  }
+
+  /**
+   * Where a browser goes to end the provider's session too, and from there back to the start page; null: the provider has no such address.
+   * Without `id_token_hint`, since no ID token is kept, so the provider may ask whether it is meant (RP-Initiated Logout 1.0, section 2).
+   * @throws ApiError 502, 503.
+   */
+  async logOutUrl(): Promise<string | null> {
+    const { value } = await this.#described();
+    if (value.end_session_endpoint === undefined) return null;
+    const url = new URL(value.end_session_endpoint);
+    url.searchParams.set('client_id', this.settings.clientId);
+    url.searchParams.set('post_logout_redirect_uri', `${this.settings.publicUrl}/`);
     return url.href;
   }
 

@@ -78,6 +78,7 @@ export async function startProvider(
         client_id: CLIENT.id,
         client_secret: CLIENT.secret,
         redirect_uris: [CALLBACK],
+        post_logout_redirect_uris: [`${PUBLIC}/`],
         response_types: ['code'],
         grant_types: ['authorization_code'],
         id_token_signed_response_alg: alg as 'RS256',
