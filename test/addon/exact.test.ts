@@ -180,6 +180,20 @@ describe.each(
   });
 });
 
+test('a prompt longer than a step, read in pieces of 512 rows, has the very bytes of libllama', async () => {
+  const tiny = writeTinyModel('gemma3', join(folder.path, 'long.gguf'), { type: 'q4_1', context: 2048 });
+  const loraPath = join(folder.path, 'long-lora.gguf');
+  const { file, pairs } = writeLora(loraPath, tiny, { rank: 4, seed: 3 });
+  await withExact(tiny.path, async (engine, model) => {
+    await put(model, engine, 0, file, pairs);
+    const sequences = [[...randomTokens(700, tiny.vocabulary, 3)]];
+    for (const one of reference({ modelPath: tiny.path, sequences, loraPath, threads: THREADS })) {
+      const rows = forward(engine, one.tokens, { slot: 0, chunks: [512] });
+      expect(agreement(one.logits, rows)).toMatchObject({ equal: 700, rows: 700 });
+    }
+  });
+});
+
 describe('slots in exact mode', () => {
   const tiny = writeTinyModel('llama', join(folder.path, 'slots.gguf'), { type: 'q8_0' });
   const tokens = randomTokens(9, tiny.vocabulary, 1);
