@@ -222,6 +222,8 @@ export const limits = {
   contributionBytesPerDay: 4 * 1024 * 1024 * 1024,
   contributionProblemsMax: 100,
   contributionsListMax: 100,
+  /** How long a gateway that shares its database keeps others from reading into a Datanet without being heard of. */
+  readingLeaseMs: 20_000,
   /** Contributions that are read at the same time, all users together. */
   ingestsAtOnce: 2,
   /** Rows of one transaction: it holds up everybody else who writes. */

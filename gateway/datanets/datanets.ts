@@ -2,10 +2,12 @@
 import type { LogKey } from '../../daemon/evidence.ts';
 import type { Database } from '../db/open.ts';
 import type { FileStorage } from '../factory/files/storage.ts';
+import { randomId } from '../http/ids.ts';
 import type { Log, Services } from '../services.ts';
 import { Access } from './access/access.ts';
 import { ContributionRows } from './contributions/contribution-rows.ts';
 import { type Ingester, inProcess } from './contributions/ingester.ts';
+import { Leases } from './contributions/lease.ts';
 import { Contributions } from './contributions/runner.ts';
 import { DatanetRows } from './datanet-rows.ts';
 import { Cleaner } from './erasures/cleaner.ts';
@@ -75,6 +77,7 @@ export class Datanets {
         log,
         now,
         bytesPerDay: deps.bytesPerDay ?? null,
+        leases: exclusive ? null : new Leases(db.$client, randomId()),
       },
       services,
     );

@@ -1,8 +1,14 @@
 /** The table of contributions. */
-import { and, desc, eq, gt, lt, type SQL, sql } from 'drizzle-orm';
-import { type ContributionRow, contributions } from '../../db/datanet-schema.ts';
+import { and, desc, eq, gt, lt, lte, type SQL, sql } from 'drizzle-orm';
+import {
+  type ContributionRow,
+  contributedBytes,
+  contributionQuestions,
+  contributions,
+} from '../../db/datanet-schema.ts';
 import type { Database } from '../../db/open.ts';
 import type { Page } from '../../factory/files/file-rows.ts';
+import { ASK_CLEANING } from '../erasures/erase.ts';
 
 export type NewContribution = Pick<
   ContributionRow,
@@ -15,6 +21,12 @@ export interface Quota {
   /** Bytes since `since`. */
   bytes: number;
   since: number;
+}
+
+export interface WrittenQuestions {
+  /** SHA-256 of the chunk's text, hex. */
+  chunkHash: string;
+  pairs: { question: string; answer: string }[];
 }
 
 /** `removal` in the progress of a contribution: its rows are being taken out, and then it goes itself. */
@@ -39,7 +51,7 @@ export class ContributionRows {
     const [row] = await this.#db
       .select({
         underWay: sql<number>`coalesce(sum(${contributions.state} = 'processing'), 0)`,
-        bytes: sql<number>`coalesce(sum(case when ${contributions.createdAt} > ${since} then ${contributions.bytes} else 0 end), 0)`,
+        bytes: sql<number>`coalesce(${sentSince(contributor, since)}, 0)`,
       })
       .from(contributions)
       .where(eq(contributions.contributor, contributor));
@@ -49,13 +61,21 @@ export class ContributionRows {
   /** Of several at once none gets past the others: what is too much is taken out again in the same transaction. */
   async insert(row: NewContribution, quota: Quota): Promise<'inserted' | 'under_way' | 'bytes'> {
     const mine = eq(contributions.contributor, row.contributor);
-    const underWay = sql`(select count(*) from ${contributions} where ${and(mine, eq(contributions.state, 'processing'))})`;
-    const bytes = sql`(select sum(${contributions.bytes}) from ${contributions} where ${and(mine, gt(contributions.createdAt, quota.since))})`;
     const here = eq(contributions.id, row.id);
-    const [, tooMany, tooLarge] = await this.#db.batch([
+    const underWay = sql`(select count(*) from ${contributions} where ${and(mine, eq(contributions.state, 'processing'))})`;
+    const sent = { contributionId: row.id, contributor: row.contributor, bytes: row.bytes, createdAt: row.createdAt };
+    const gone = sql`not exists (select 1 from ${contributions} where ${here})`;
+    const [, , , tooMany, tooLarge] = await this.#db.batch([
+      // What is older counts no longer.
+      this.#db
+        .delete(contributedBytes)
+        .where(and(eq(contributedBytes.contributor, row.contributor), lte(contributedBytes.createdAt, quota.since))),
+      this.#db.insert(contributedBytes).values(sent),
       this.#db.insert(contributions).values({ ...row, state: 'processing' }),
       this.#db.delete(contributions).where(and(here, sql`${underWay} > ${quota.underWay}`)),
-      this.#db.delete(contributions).where(and(here, sql`${bytes} > ${quota.bytes}`)),
+      this.#db.delete(contributions).where(and(here, sql`${sentSince(row.contributor, quota.since)} > ${quota.bytes}`)),
+      // Refused, it was not taken and does not count.
+      this.#db.delete(contributedBytes).where(and(eq(contributedBytes.contributionId, row.id), gone)),
     ]);
     if (tooMany.rowsAffected > 0) return 'under_way';
     return tooLarge.rowsAffected > 0 ? 'bytes' : 'inserted';
@@ -101,11 +121,35 @@ export class ContributionRows {
     return this.#change(id, { progress });
   }
 
+  /** Questions that were written, and paid, by this process or one before it; by chunk. */
+  async questions(id: string): Promise<Map<number, WrittenQuestions>> {
+    const rows = await this.#db
+      .select()
+      .from(contributionQuestions)
+      .where(eq(contributionQuestions.contributionId, id));
+    return new Map(rows.map(({ chunk, chunkHash, pairs }) => [chunk, { chunkHash, pairs }]));
+  }
+
+  async keepQuestions(id: string, chunk: number, written: WrittenQuestions): Promise<void> {
+    const row = { contributionId: id, chunk, ...written };
+    await this.#db
+      .insert(contributionQuestions)
+      .values(row)
+      .onConflictDoUpdate({
+        target: [contributionQuestions.contributionId, contributionQuestions.chunk],
+        set: written,
+      });
+  }
+
   async finish(
     id: string,
     outcome: Pick<ContributionRow, 'state' | 'rows' | 'refused' | 'problems' | 'error'>,
   ): Promise<boolean> {
-    return this.#change(id, { ...outcome, progress: null, finishedAt: this.#now() });
+    const [changed] = await this.#db.batch([
+      this.#changing(id, { ...outcome, progress: null, finishedAt: this.#now() }),
+      this.#forgetQuestions(id),
+    ]);
+    return changed.rowsAffected > 0;
   }
 
   /**
@@ -126,6 +170,9 @@ export class ContributionRows {
     const left = sql`(select count(*) from datanet_rows where contribution_id = ${id})`;
     const [removed] = await this.#db.batch([
       this.#db.delete(contributions).where(and(eq(contributions.id, id), sql`${left} = 0`)),
+      this.#forgetQuestions(id),
+      // Its words are still in the full-text index.
+      this.#db.run(sql.raw(ASK_CLEANING)),
       this.#db
         .update(contributions)
         .set({ state: 'ready', progress: null, rows: left as unknown as number, finishedAt: this.#now() })
@@ -134,14 +181,27 @@ export class ContributionRows {
     return removed.rowsAffected > 0;
   }
 
+  /** Its rows hold them now, or nobody wants them any more. */
+  #forgetQuestions(id: string) {
+    return this.#db.delete(contributionQuestions).where(eq(contributionQuestions.contributionId, id));
+  }
+
   async #change(id: string, set: Partial<ContributionRow>): Promise<boolean> {
+    return (await this.#changing(id, set)).rowsAffected > 0;
+  }
+
+  #changing(id: string, set: Partial<ContributionRow>) {
     const notRemoved: SQL = sql`coalesce(${contributions.progress} ->> 'unit', '') <> 'removal'`;
-    const changed = await this.#db
+    return this.#db
       .update(contributions)
       .set(set)
       .where(and(eq(contributions.id, id), eq(contributions.state, 'processing'), notRemoved));
-    return changed.rowsAffected > 0;
   }
+}
+
+/** Bytes that a user sent, whatever became of them: to take a contribution back gives nothing back. */
+function sentSince(contributor: string, since: number): SQL {
+  return sql`(select sum(${contributedBytes.bytes}) from ${contributedBytes} where ${and(eq(contributedBytes.contributor, contributor), gt(contributedBytes.createdAt, since))})`;
 }
 
 export function fileIdOf(contributionId: string): string {

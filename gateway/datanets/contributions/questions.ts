@@ -1,6 +1,7 @@
 /**
  * Questions about a document, written and answered by a served model: each is a chat completion like any other, reserved, receipted and
- * paid by the contributor's key. A contribution that is begun again after a crash asks (and pays) again.
+ * paid by the contributor's key. What was written about a chunk is kept at once, so that a contribution that is begun again after a crash asks (and
+ * pays) only for the chunks that were being asked about: four at most.
  */
 import { createHash } from 'node:crypto';
 import type { TrainingExample } from '../../../daemon/protocol.ts';
@@ -46,14 +47,22 @@ export async function writeQuestions(
     signal,
   );
   const examples: GeneratedSource['examples'] = [];
+  const kept = await deps.rows.questions(row.id);
   let next = 0;
   let done = 0;
   const ask = async () => {
     while (next < chunks.length) {
       const index = next;
       next += 1;
-      const generate = (request: QuestionRequest) => generated(services, row.keyId, model, request, signal);
-      const pairs = await questionsOf(chunks[index] as Chunk, { perChunk, generate });
+      const chunk = chunks[index] as Chunk;
+      const chunkHash = sha256Hex(chunk.text);
+      const before = kept.get(index);
+      let pairs = before?.chunkHash === chunkHash ? before.pairs : null;
+      if (pairs === null) {
+        const generate = (request: QuestionRequest) => generated(services, row.keyId, model, request, signal);
+        pairs = await questionsOf(chunk, { perChunk, generate });
+        await deps.rows.keepQuestions(row.id, index, { chunkHash, pairs });
+      }
       for (const { question, answer } of pairs) examples.push({ line: index + 1, example: chatOf(question, answer) });
       done += 1;
       if (!(await deps.rows.progress(row.id, { done, total: chunks.length, unit: 'chunks' })))
@@ -75,6 +84,10 @@ export async function writeQuestions(
     throw new IngestFailure('no_questions', message);
   }
   return { type: 'generated', model, examples };
+}
+
+function sha256Hex(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
 }
 
 function chatOf(question: string, answer: string): TrainingExample {
@@ -99,7 +112,6 @@ function failureOf(reason: unknown, model: string): unknown {
 async function payer(services: Services, keyId: string): Promise<Principal> {
   const key = await services.keys.find(keyId);
   const user = key?.userId == null ? null : await services.people.users.find(key.userId);
-  const sha256Hex = (text: string) => createHash('sha256').update(text).digest('hex');
   const usable = key !== null && key.revokedAt === null && (key.expiresAt === null || key.expiresAt > services.now());
   const principal = usable ? await principalOf(key, user, sha256Hex) : null;
   if (principal === null || !canAccess(principal, 'inference'))

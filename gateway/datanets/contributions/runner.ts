@@ -12,6 +12,7 @@ import type { Log, Services } from '../../services.ts';
 import type { DatanetRows } from '../datanet-rows.ts';
 import { type ContributionRows, fileIdOf, isBeingRemoved } from './contribution-rows.ts';
 import type { Ingester } from './ingester.ts';
+import type { Leases } from './lease.ts';
 import { IngestFailure, type IngestResult, IngestStopped } from './messages.ts';
 import { writeQuestions } from './questions.ts';
 import { Receiving } from './receiving.ts';
@@ -26,6 +27,8 @@ export interface ContributionsDeps {
   now: () => number;
   /** null: the default. */
   bytesPerDay: number | null;
+  /** null: no other gateway reads into this database. */
+  leases: Leases | null;
 }
 
 interface Drive {
@@ -125,7 +128,13 @@ export class Contributions {
       const result = await this.#read(row, datanet, drive, clean);
       outcome = { state: 'ready', rows: result.rows, refused: result.refused, problems: result.problems, error: null };
     } catch (error) {
-      if (error instanceof IngestStopped || drive.abort.signal.aborted) return;
+      if (drive.abort.signal.aborted) return;
+      if (error instanceof IngestStopped) {
+        // Taken back by another gateway; or this one's lease was lost, and it is read again from the beginning.
+        const now = await rows.get(id);
+        if (now !== null && now.state === 'processing' && !isBeingRemoved(now)) return await this.#see(id, drive);
+        return;
+      }
       const failure = error instanceof IngestFailure ? error : this.#defect(id, error);
       await this.#alone(datanet.id, drive, clean);
       const { code, message, problems } = failure;
@@ -147,7 +156,7 @@ export class Contributions {
     const { questions } = row.options;
     const source =
       questions === undefined ? file : await writeQuestions(this.#services(), this.#deps, row, drive.abort.signal);
-    return this.#alone(datanet.id, drive, async () => {
+    return this.#alone(datanet.id, drive, async (signal) => {
       // What a process before this one stored of it, or this one before its process died.
       await clean();
       const job = {
@@ -157,14 +166,20 @@ export class Contributions {
         options: row.options,
         privateKey: key.privateKey,
       };
-      return ingester.ingest(job, drive.abort.signal);
+      return ingester.ingest(job, signal);
     });
   }
 
-  /** Waits until nothing else is read into the Datanet, then for a turn. */
-  async #alone<T>(datanetId: string, drive: Drive, work: () => Promise<T>): Promise<T> {
+  /** Waits until nothing else is read into the Datanet, here or by another gateway, then for a turn. */
+  async #alone<T>(datanetId: string, drive: Drive, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { leases } = this.#deps;
+    const { signal } = drive.abort;
     const before = this.#busy.get(datanetId) ?? Promise.resolve();
-    const mine = before.then(() => this.#turns.take(drive.abort.signal, work));
+    const mine = before.then(() =>
+      leases === null
+        ? this.#turns.take(signal, () => work(signal))
+        : leases.hold(datanetId, signal, (held) => this.#turns.take(held, () => work(held))),
+    );
     const settled = mine.catch(() => {});
     this.#busy.set(datanetId, settled);
     try {

@@ -6,7 +6,7 @@ import { removeBands, type Signed } from './bands.ts';
 
 /**
  * What stays is the leaf: a hash, whose, when. Rows that are not withdrawn are left alone. May be done twice. The database overwrites what it
- * deletes; what the full-text index still holds of it goes with the cleaning that askCleaning() asks for.
+ * deletes; what the full-text index still holds of it goes with the cleaning that ASK_CLEANING asks for.
  * @param net number (`seq`) of the Datanet.
  */
 export async function eraseContents(client: Client, net: number, seqs: readonly number[]): Promise<void> {
@@ -42,9 +42,5 @@ async function erase(client: Client, net: number, seqs: readonly number[]): Prom
 }
 
 /** Words that were taken out are still in the segments of the full-text index, marked, until it is cleaned (clean.ts). */
-export function askCleaning(): InStatement {
-  return {
-    sql: 'INSERT INTO erasures (id, asked, done) VALUES (1, 1, 0) ON CONFLICT (id) DO UPDATE SET asked = asked + 1',
-    args: [],
-  };
-}
+export const ASK_CLEANING =
+  'INSERT INTO erasures (id, asked, done) VALUES (1, 1, 0) ON CONFLICT (id) DO UPDATE SET asked = asked + 1';

@@ -6,7 +6,7 @@ import type { Client } from '@libsql/client';
 import type { DatanetRow, VersionRow } from '../../db/datanet-schema.ts';
 import { limits } from '../../limits.ts';
 import type { Log } from '../../services.ts';
-import { askCleaning, eraseContents } from '../erasures/erase.ts';
+import { ASK_CLEANING, eraseContents } from '../erasures/erase.ts';
 import { Pieces } from '../pieces.ts';
 import { argsOf, type Build, type Builds, type Erase, lost, OURS, THIS_BUILD, type VersionsDeps } from './build.ts';
 import type { Recovery, Seal } from './recovery.ts';
@@ -112,7 +112,7 @@ export class Withdrawal {
     });
     if (outside.length > 0) await this.#erase(datanet.seq, outside);
     await this.#client.batch(
-      [{ sql: 'UPDATE datanets SET updated_at = ? WHERE id = ?', args: [this.#now(), datanet.id] }, askCleaning()],
+      [{ sql: 'UPDATE datanets SET updated_at = ? WHERE id = ?', args: [this.#now(), datanet.id] }, ASK_CLEANING],
       'write',
     );
   }
@@ -139,7 +139,7 @@ export class Withdrawal {
     }
     if (erase) {
       await this.#erase(datanet.seq, removed);
-      await this.#client.execute(askCleaning());
+      await this.#client.execute(ASK_CLEANING);
     }
     await this.onWithdrawn(datanet, build, removed);
     return this.#builds.finish(build, removed.length, () => Promise.resolve());

@@ -415,6 +415,14 @@ describe('limits of a user', () => {
       const over = await small.send(owner, net, 'b.jsonl', text.repeat(10));
       expect(over.status).toBe(429);
       expect(await errorOf(over)).toMatchObject({ code: 'contribution_quota_exceeded' });
+      // Whoever takes back what they sent has sent it all the same.
+      const back = await small.upload(owner, net, 'd.jsonl', JSON.stringify(chatRow(2, 'word '.repeat(180))));
+      expect(back.state).toBe('ready');
+      const again = await small.send(owner, net, 'e.jsonl', JSON.stringify(chatRow(3, 'text '.repeat(180))));
+      expect(again.status).toBe(429);
+      expect((await owner.call('DELETE', `/api/datanets/${net.id}/contributions/${back.id}`)).status).toBe(200);
+      const round = await small.send(owner, net, 'e.jsonl', JSON.stringify(chatRow(3, 'text '.repeat(180))));
+      expect([round.status, (await errorOf(round)).code]).toEqual([429, 'contribution_quota_exceeded']);
       // As if all that may be were on their way; those that have come whole make room.
       const { receiving } = small.app.services.datanets.contributions;
       const arrived = Array.from({ length: limits.contributionsUnderWayMax }, () => receiving.begin(owner.id, 99));

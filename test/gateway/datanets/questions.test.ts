@@ -103,6 +103,43 @@ test('a key that is revoked meanwhile pays for nothing more', async () => {
   expect(asked).toBeLessThan(12);
 });
 
+test('a start after a crash goes on where the questions ended: what was written is not paid for again', async () => {
+  const parts = Array.from(
+    { length: 12 },
+    (_, index) => `# Part ${index}\n\nThe Danube has a part ${index} in the Black Forest, and rises there.`,
+  );
+  const partsAsked: string[] = [];
+  let reached: () => void = () => {};
+  const stuck = new Promise<void>((resolve) => {
+    reached = resolve;
+  });
+  rig.daemon.script = async (request, line) => {
+    partsAsked.push(/has a part (\d+) in/.exec(JSON.stringify(request.prompt))?.[1] ?? '');
+    if (partsAsked.length <= 8) return answering(request, line);
+    line.start();
+    reached();
+    await line.gone;
+  };
+  const { id } = await rig.json(await rig.send(ann, net, 'long.md', parts.join('\n\n'), QUESTIONS), 202);
+  await stuck;
+  await rig.app.services.datanets.contributions.stop();
+  const written = [...(await rig.app.services.datanets.contributions.rows.questions(id)).keys()].map(String);
+  expect(written.length).toBeGreaterThanOrEqual(5);
+  partsAsked.length = 0;
+  rig.daemon.script = (request, line) => {
+    partsAsked.push(/has a part (\d+) in/.exec(JSON.stringify(request.prompt))?.[1] ?? '');
+    return answering(request, line);
+  };
+  const next = await rig.restarted();
+  await next.start({ exclusive: true });
+  await next.contributions.idle();
+  expect((await rig.contribution(ann, net, id)).state).toBe('ready');
+  expect(partsAsked.length).toBeGreaterThan(0);
+  expect(partsAsked.filter((part) => written.includes(part))).toEqual([]);
+  expect((await next.contributions.rows.questions(id)).size).toBe(0);
+  await next.stop();
+});
+
 test('taking it back stops the generation and leaves nothing', async () => {
   let started: () => void = () => {};
   const begun = new Promise<void>((resolve) => {
