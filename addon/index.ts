@@ -46,6 +46,7 @@ export interface Native {
     width: number,
     threads: number,
     change: object | null,
+    share: number | null,
   ): Uint8Array;
 }
 interface NativeModel extends NativeTrainerModel {

@@ -42,6 +42,11 @@ export interface ConvertOptions {
   /** Threads to compute with, the calling one included; default 1. The result is the same. */
   threads?: number;
   change?: LowRankChange | null;
+  /**
+   * Where an engine serves in the same process: the share of the time, above 0 and below 1, that computing may take while it is busy,
+   * together with training. Absent: computes at once, whoever else does.
+   */
+  share?: number;
 }
 
 /**
@@ -49,7 +54,7 @@ export interface ConvertOptions {
  * @throws AddonError `argument_invalid`; `compute_failed` if a value is NaN, infinite or too large for the type
  */
 export function convertRows(options: ConvertOptions): Uint8Array {
-  const { from, to, bytes, width, threads = 1, change = null } = options;
+  const { from, to, bytes, width, threads = 1, change = null, share = null } = options;
   checkInteger(from, 0, 1024, 'from');
   check(Object.hasOwn(QUANTIZED_TYPES, to), `rows cannot be made into ${String(to)}`);
   const number = QUANTIZED_TYPES[to];
@@ -60,6 +65,7 @@ export function convertRows(options: ConvertOptions): Uint8Array {
     checkInteger(change.rank, 1, 4096, 'rank');
     checkNumber(change.scale, -3e38, 3e38, 'scale');
   }
+  if (share !== null) checkNumber(share, 0.001, 0.999, 'share');
   const addon = native();
-  return call(() => addon.convertRows(from, number, bytes, width, threads, change));
+  return call(() => addon.convertRows(from, number, bytes, width, threads, change, share));
 }

@@ -1,6 +1,7 @@
 /** Starts the daemon: configuration → base model → adapters → receipt log → engine → HTTP, and ends them in reverse. */
 import { stat } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createAdaptorServer } from '@hono/node-server';
 import { Hono } from 'hono';
@@ -237,6 +238,7 @@ async function main(): Promise<void> {
           registry,
           model: { path, id, digest, bytes: modelBytes, modifiedMs: modelModifiedMs },
           base: inspected.shape,
+          cores: { threads: config.threads ?? availableParallelism(), share: config.trainingShare },
           reportsOf: (adapter) => reports.list(adapter, CARD_REPORTS_MAX),
         },
         log,

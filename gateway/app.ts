@@ -42,7 +42,7 @@ export interface AppDeps {
   direct?: Services['direct'];
   price: Price;
   /** Where uploaded files are kept, and what training costs. */
-  factory: Pick<FactoryDeps, 'storage' | 'trainingMicrosPerMillion' | 'organization'>;
+  factory: Pick<FactoryDeps, 'storage' | 'trainingMicrosPerMillion' | 'organization' | 'lease'>;
   /** What signs rows of Datanets, and where contributions are kept and read. */
   datanets: DatanetDeps;
   people?: PeopleOptions;

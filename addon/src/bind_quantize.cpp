@@ -4,6 +4,7 @@
 #include <ggml.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,8 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "cores.hpp"
+#include "team.hpp"
 
 namespace mf {
 
@@ -105,7 +108,7 @@ const float * floats(const Napi::Value & value, int64_t expected, const char * n
     return array.Data();
 }
 
-// convertRows(from, to, bytes, width, threads, change | null) → bytes
+// convertRows(from, to, bytes, width, threads, change | null, share | null) → bytes
 Napi::Value convert_rows_js(const Napi::CallbackInfo & info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
         const auto from    = source_type(info[0].As<Napi::Number>().Int32Value());
@@ -132,6 +135,24 @@ Napi::Value convert_rows_js(const Napi::CallbackInfo & info) {
         ggml_quantize_init(to);
         auto out = Napi::Uint8Array::New(info.Env(), ggml_row_size(to, width) * static_cast<std::size_t>(rows));
 
+        const auto sound_or_throw = [&](bool sound) {
+            require(sound, "compute_failed", std::string("a weight is NaN, infinite or too large for ") + ggml_type_name(to));
+        };
+        if (info[6].IsNumber()) {
+            // Beside an engine: turns are taken with it and with training, as training takes them, between small pieces.
+            TrainingLease     lease(info[6].As<Napi::Number>().FloatValue());
+            Session           session(Team::of(static_cast<int>(threads)), &lease);
+            const int64_t     step = std::max<int64_t>(1, BLOCK_VALUES / width);
+            std::atomic<bool> sound{ true };
+            const double      work = static_cast<double>(width) * (ELEMENT_MACS + FLOAT_MACS * static_cast<double>(change.rank));
+            session.rows(static_cast<int>(rows), static_cast<int>(step), work, [&](int first, int last) {
+                if (!convert(from, to, bytes.Data(), out.Data(), first, last, width, change)) {
+                    sound = false;
+                }
+            });
+            sound_or_throw(sound);
+            return out;
+        }
         const int64_t            parts = std::max<int64_t>(1, std::min(threads, rows));
         std::vector<char>        sound(static_cast<std::size_t>(parts), 0);
         std::vector<std::thread> helpers;
@@ -146,8 +167,7 @@ Napi::Value convert_rows_js(const Napi::CallbackInfo & info) {
         for (auto & helper : helpers) {
             helper.join();
         }
-        require(std::all_of(sound.begin(), sound.end(), [](char ok) { return ok != 0; }), "compute_failed",
-                std::string("a weight is NaN, infinite or too large for ") + ggml_type_name(to));
+        sound_or_throw(std::all_of(sound.begin(), sound.end(), [](char ok) { return ok != 0; }));
         return out;
     });
 }

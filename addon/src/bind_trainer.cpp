@@ -6,6 +6,7 @@
 #include "bind_model.hpp"
 #include "bindings.hpp"
 #include "cores.hpp"
+#include "memory.hpp"
 
 namespace mf {
 
@@ -274,6 +275,8 @@ Napi::Value TrainerObject::restore(const Napi::CallbackInfo & info) {
 
 Napi::Value TrainerObject::close(const Napi::CallbackInfo & info) {
     trainer_ = nullptr;
+    // Hundreds of megabytes in pieces that are too small for the allocator to give back by itself.
+    return_freed_memory();
     return info.Env().Undefined();
 }
 

@@ -1,6 +1,7 @@
 #include "kv_cache.hpp"
 
 #include "error.hpp"
+#include "memory.hpp"
 
 namespace mf {
 
@@ -18,7 +19,10 @@ KvCache::KvCache(const Model & model, int cells, int sequences, ggml_type type) 
         throw Error("out_of_memory", "a key/value cache of " + std::to_string(cells) + " cells does not fit into memory");
     }
     // Cells that were never written are read under a mask on GPUs; zero times a mask stays zero.
-    ggml_backend_buffer_clear(buffer_, 0);
+    if (!ggml_backend_buffer_is_host(buffer_) ||
+        !zero_untouched(ggml_backend_buffer_get_base(buffer_), ggml_backend_buffer_get_size(buffer_))) {
+        ggml_backend_buffer_clear(buffer_, 0);
+    }
     for (int32_t cell = 0; cell < cells; ++cell) {
         free_.insert(free_.end(), cell);
     }

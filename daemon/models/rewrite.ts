@@ -21,6 +21,8 @@ export interface RewriteOptions {
   /** Metadata that replaces or joins what is there, by key. */
   entries: ReadonlyMap<string, Uint8Array>;
   threads?: number;
+  /** Of the cores' time, beside an engine that serves in the same process (ConvertOptions.share). */
+  share?: number;
 }
 
 export interface Rewrite {
@@ -72,7 +74,7 @@ async function* rewriteTensor(
   fd: number,
   tensor: GgufTensor,
   type: string,
-  { changeOf, threads }: RewriteOptions,
+  { changeOf, threads, share }: RewriteOptions,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const change = (await changeOf?.(tensor)) ?? null;
   const width = tensor.shape[0] as number;
@@ -89,7 +91,8 @@ async function* rewriteTensor(
     const part = change && { ...change, b: change.b.subarray(row * change.rank, (row + count) * change.rank) };
     try {
       const from = tensorTypeId(tensor.type);
-      yield convertRows({ from, to: type as QuantizedType, bytes, width, ...(threads && { threads }), change: part });
+      const cores = { ...(threads && { threads }), ...(share && { share }) };
+      yield convertRows({ from, to: type as QuantizedType, bytes, width, ...cores, change: part });
     } catch (error) {
       if ((error as { code?: string }).code !== 'compute_failed') throw error;
       throw new ModelFileError(

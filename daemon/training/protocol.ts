@@ -239,47 +239,52 @@ export interface StepMetrics {
   rewardMargin?: number;
 }
 
-/** OpenAI's grader objects; templates such as {{ item.reference }} and {{ sample.output_text }}. */
-export const grader = z.discriminatedUnion('type', [
-  z.object({
-    type: z.literal('string_check'),
-    name: z.string().max(128),
-    operation: z.enum(['eq', 'ne', 'like', 'ilike']),
-    input: z.string().max(65_536),
-    reference: z.string().max(65_536),
-  }),
-  z.object({
-    type: z.literal('text_similarity'),
-    name: z.string().max(128),
-    evaluation_metric: z.enum([
-      'cosine',
-      'fuzzy_match',
-      'bleu',
-      'gleu',
-      'meteor',
-      'rouge_1',
-      'rouge_2',
-      'rouge_3',
-      'rouge_4',
-      'rouge_5',
-      'rouge_l',
-    ]),
-    input: z.string().max(65_536),
-    reference: z.string().max(65_536),
-  }),
-  z.object({
-    type: z.literal('score_model'),
-    name: z.string().max(128),
-    /** Adapter name, or the base's id. */
-    model: z.string().max(256),
-    input: z
-      .array(z.object({ role: z.string(), content: z.string().max(65_536) }))
-      .min(1)
-      .max(32),
-    range: z.tuple([z.number(), z.number()]).default([0, 1]),
-    sampling_params: z.record(z.string(), z.unknown()).optional(),
-  }),
-]);
+/** Characters of a grader's templates, each. */
+export const GRADER_CHARACTERS_MAX = 65_536;
+const graderName = z.string().min(1).max(128);
+const graderText = z.string().max(GRADER_CHARACTERS_MAX);
+
+/** OpenAI's grader objects; templates such as {{ item.reference }} and {{ sample.output_text }}. Gateways take them so, too. */
+export const stringCheckGrader = z.object({
+  type: z.literal('string_check'),
+  name: graderName,
+  operation: z.enum(['eq', 'ne', 'like', 'ilike']),
+  input: graderText,
+  reference: graderText,
+});
+export const textSimilarityGrader = z.object({
+  type: z.literal('text_similarity'),
+  name: graderName,
+  evaluation_metric: z.enum([
+    'cosine',
+    'fuzzy_match',
+    'bleu',
+    'gleu',
+    'meteor',
+    'rouge_1',
+    'rouge_2',
+    'rouge_3',
+    'rouge_4',
+    'rouge_5',
+    'rouge_l',
+  ]),
+  input: graderText,
+  reference: graderText,
+});
+/** Messages are plain text here; OpenAI's parts are for gateways to put together. */
+export const scoreModelGrader = z.object({
+  type: z.literal('score_model'),
+  name: graderName,
+  /** Adapter name, or the base's id. */
+  model: z.string().min(1).max(256),
+  input: z
+    .array(z.object({ role: z.string(), content: graderText }))
+    .min(1)
+    .max(32),
+  range: z.tuple([z.number(), z.number()]).default([0, 1]),
+  sampling_params: z.record(z.string(), z.unknown()).optional(),
+});
+export const grader = z.discriminatedUnion('type', [stringCheckGrader, textSimilarityGrader, scoreModelGrader]);
 export type Grader = z.output<typeof grader>;
 
 /** As `price` in ../protocol.ts. */

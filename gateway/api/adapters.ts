@@ -118,16 +118,30 @@ async function upload(services: Services, c: Context<AppEnv>, contentType: strin
   if (body === null) throw badRequest('files', 'missing_required_parameter', "Missing required parameter: 'files'.");
   const reader = body.getReader();
   let bytes = 0;
-  let overflow = false;
+  let refused: unknown = null;
+  // The daemon makes of it what it is when the end has come, so the end is held back until all was asked again: hours may have passed.
+  let held: Uint8Array | null = null;
   const counted = new ReadableStream<Uint8Array>({
     async pull(controller) {
-      const { value, done } = await reader.read();
-      bytes += value?.byteLength ?? 0;
-      if (done) controller.close();
-      else if (bytes > limits.uploadBytesMax) {
-        overflow = true;
-        controller.error(tooLarge(limits.uploadBytesMax));
-      } else controller.enqueue(value);
+      try {
+        for (;;) {
+          const { value, done } = await reader.read();
+          const ready = held;
+          held = value ?? null;
+          bytes += value?.byteLength ?? 0;
+          if (bytes > limits.uploadBytesMax) throw tooLarge(limits.uploadBytesMax);
+          if (done) {
+            await services.people.recheck(principal, 'adapters');
+            if (name !== '') await refuseTakenName(services, c, name);
+          }
+          if (ready !== null) controller.enqueue(ready);
+          if (done) controller.close();
+          if (done || ready !== null) return;
+        }
+      } catch (error) {
+        refused = error;
+        controller.error(error);
+      }
     },
   });
   try {
@@ -135,7 +149,7 @@ async function upload(services: Services, c: Context<AppEnv>, contentType: strin
     const client = await services.pool.placement(name);
     return await client.uploadAdapter(counted, contentType, c.req.raw.signal, name);
   } catch (error) {
-    if (overflow) throw tooLarge(limits.uploadBytesMax);
+    if (refused instanceof ApiError) throw refused;
     await readPast(reader);
     throw error;
   } finally {

@@ -154,6 +154,17 @@ export const jobs = sqliteTable(
   (table) => [index('jobs_owner').on(table.owner, table.seq), index('jobs_status').on(table.status)],
 );
 
+/** Which gateway moves a job, where several share the database; gone when the job is over. */
+export const jobLeases = sqliteTable('fine_tuning_leases', {
+  jobId: text('job_id').primaryKey(),
+  /** Drawn by each process. */
+  holder: text('holder').notNull(),
+  /** Milliseconds since 1970 by the database's clock; then anybody may take it. */
+  until: integer('until').notNull(),
+  /** Counts the times that another gateway wanted the holder to look at the job's row again. */
+  calls: integer('calls').notNull().default(0),
+});
+
 export const jobEvents = sqliteTable(
   'fine_tuning_events',
   {

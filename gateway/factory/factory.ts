@@ -38,6 +38,8 @@ export interface FactoryDeps {
   currency: string;
   /** Stands in the names of fine-tuned models. */
   organization: string;
+  /** How long a gateway may be silent until another moves its jobs, and how often it says that it lives. Tests shorten it. */
+  lease?: { ms: number; renewMs: number };
 }
 
 export class Factory {
@@ -85,7 +87,7 @@ export class Factory {
     this.datanetFiles = new DatanetFiles(deps.db, this.access);
     this.rights = new TrainingRights(deps.db, this.access, this.datanetFiles);
     this.sources = new JobSources(deps.db, deps.now);
-    this.runner = new JobRunner(this);
+    this.runner = new JobRunner(this, deps.lease ?? { ms: limits.jobLeaseMs, renewMs: limits.jobLeaseRenewMs });
   }
 
   /** Goes on with what a process before this one left. `exclusive`: no other gateway shares the database, so what it does not know is nobody's. */
@@ -97,7 +99,7 @@ export class Factory {
           this.log.error({ err: error }, 'the sweep of the files folder failed');
         });
     }
-    await this.runner.start();
+    await this.runner.start(options);
     this.#sweeper = setInterval(() => void this.removeExpired(), limits.sweepEveryMs);
     this.#sweeper.unref?.();
     this.#asker = setInterval(() => void this.askAgain({}), limits.trainingRightsEveryMs);

@@ -32,12 +32,15 @@ function deepest(issue: Issue, prefix: Path): { issue: Issue; path: Path } {
     if (branch[0] === undefined) continue;
     const found = deepest(branch[0] as Issue, path);
     // An alternative that failed on its own bounds was of the right type; otherwise the deeper failure is the nearer miss.
-    const rank = (found.issue.code === 'invalid_type' ? 0 : 1000) + found.path.length;
+    const rank = (isOfAnother(found.issue) ? 0 : 1000) + found.path.length;
     if (best === null || rank > best.rank) best = { ...found, rank };
   }
-  if (best === null || (best.path.length === path.length && best.issue.code === 'invalid_type')) return { issue, path };
+  if (best === null || (best.path.length === path.length && isOfAnother(best.issue))) return { issue, path };
   return best;
 }
+
+/** The value is of another type than this alternative, or not one of its words. */
+const isOfAnother = ({ code }: Issue) => code === 'invalid_type' || code === 'invalid_value';
 
 /** The name of integers in OpenAI's codes (integer_above_max_value); zod's own issues do not tell them from decimals. */
 const INTEGER = 'integer';
@@ -72,7 +75,10 @@ function codeOf(issue: Issue): string {
       if (issue.origin === 'array' && Number(issue.minimum) === 1) return 'empty_array';
       return `${kind(issue)}_below_min_${issue.origin === 'string' || issue.origin === 'array' ? 'length' : 'value'}`;
     case 'invalid_union':
-      return issue.errors.length === 0 ? 'invalid_value' : 'invalid_type';
+      // Where words are among what it can be, it is one that is not known.
+      return issue.errors.length === 0 || issue.errors.some(([first]) => first?.code === 'invalid_value')
+        ? 'invalid_value'
+        : 'invalid_type';
     default:
       return 'invalid_value';
   }
@@ -83,21 +89,44 @@ function kind(issue: { origin: string; message: string }): string {
   return issue.origin;
 }
 
+/** What an alternative takes, in words; null: that cannot be said in a few. */
+function formOf(issue: Issue | undefined): string | null {
+  if (issue?.code === 'invalid_value') return issue.values.map((value) => JSON.stringify(value)).join(', ');
+  if (issue?.code !== 'invalid_type') return null;
+  const integral = issue.expected === 'int' || issue.message === INTEGER;
+  return integral ? 'an integer' : `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`;
+}
+
 function messageOf(issue: Issue, given: unknown): string {
-  const got = given === null ? 'null' : Array.isArray(given) ? 'an array' : `a value of type ${typeof given}`;
+  const got =
+    given === null
+      ? 'null'
+      : Array.isArray(given)
+        ? 'an array'
+        : typeof given === 'number'
+          ? String(given)
+          : `a value of type ${typeof given}`;
   switch (issue.code) {
     case 'invalid_type':
       return `expected ${issue.expected}, but got ${got}.`;
-    case 'invalid_union':
+    case 'invalid_union': {
+      const forms = issue.errors.map(([first]) => formOf(first));
+      if (forms.length > 0 && forms.every((form) => form !== null))
+        return `expected ${forms.join(' or ')}, but got ${got}.`;
       return issue.message === 'Invalid input' ? `none of the accepted forms fits ${got}.` : `${issue.message}.`;
+    }
     case 'too_big':
       return issue.origin === 'array' || issue.origin === 'string'
         ? `at most ${issue.maximum} long.`
-        : `must be at most ${issue.maximum}.`;
+        : issue.inclusive === false
+          ? `must be less than ${issue.maximum}.`
+          : `must be at most ${issue.maximum}.`;
     case 'too_small':
       return issue.origin === 'array' || issue.origin === 'string'
         ? `at least ${issue.minimum} long.`
-        : `must be at least ${issue.minimum}.`;
+        : issue.inclusive === false
+          ? `must be greater than ${issue.minimum}.`
+          : `must be at least ${issue.minimum}.`;
     case 'invalid_value':
       return `must be one of ${issue.values.map((value) => JSON.stringify(value)).join(', ')}.`;
     default:

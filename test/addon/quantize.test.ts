@@ -44,6 +44,19 @@ test.each(Object.entries(ERRORS) as [QuantizedType, number][])('%s loses no more
   if (limit > 0.005) expect(error).toBeGreaterThan(limit / 20);
 });
 
+test('beside an engine, in turns and on several threads, the same bytes come out, and a value that cannot be is still found', () => {
+  const [width, rows, rank] = [576, 400, 3];
+  const values = normals('shared', rows * width, 0.02);
+  const change = { rank, scale: 0.5, a: normals('a', rank * width, 0.02), b: normals('b', rows * rank, 0.02) };
+  const options = { from: F32, to: 'q8_0' as const, bytes: bytesOf(values), width, change };
+  const alone = convertRows(options);
+  for (const threads of [1, 2, 3]) expect(convertRows({ ...options, threads, share: 0.25 })).toEqual(alone);
+  values[rows * width - 1] = Number.NaN;
+  expect(errorCode(() => convertRows({ ...options, threads: 2, share: 0.25 }))).toBe('compute_failed');
+  for (const share of [0, 1, Number.NaN])
+    expect(errorCode(() => convertRows({ ...options, share }))).toBe('argument_invalid');
+});
+
 test('the nearest to NF4 loses less than the evenly spaced four bits', () => {
   const width = 256;
   const values = normals('nf4', 64 * width, 0.02);

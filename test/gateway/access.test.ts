@@ -302,6 +302,44 @@ describe('adapters', () => {
     expect((await upload(rig.admin)).status).toBe(201);
   });
 
+  test('an upload whose sender may not any more when its end comes, or whose name is another’s by then, makes nothing', async () => {
+    const begin = async (credential: string, name: string) => {
+      let more = (_: Uint8Array | null) => {};
+      const body = new ReadableStream<Uint8Array>({
+        start: (controller) => {
+          more = (bytes) => (bytes === null ? controller.close() : controller.enqueue(bytes));
+        },
+      });
+      const answer = rig.app.fetch(
+        new Request(`http://gateway.test/api/adapters?name=${name}`, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${credential}`, 'content-type': 'multipart/form-data; boundary=x' },
+          body,
+          duplex: 'half',
+        } as RequestInit),
+      );
+      more(Buffer.from('--x\r\n'));
+      more(Buffer.from('most of it'));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return { more, answer };
+    };
+    const { id, credential } = await rig.key({ scopes: ['adapters'] });
+    const late = await begin(credential, 'late-upload');
+    expect((await rig.call('DELETE', `/api/keys/${id}`)).status).toBe(200);
+    late.more(Buffer.from('--x--'));
+    late.more(null);
+    const refused = await late.answer;
+    expect([401, 403]).toContain(refused.status);
+    expect(rig.daemon.adapters.has('late-upload')).toBe(false);
+
+    const still = await rig.key({ scopes: ['adapters'] });
+    const good = await begin(still.credential, 'good-upload');
+    good.more(Buffer.from('--x--'));
+    good.more(null);
+    expect((await good.answer).status).toBe(201);
+    expect(rig.daemon.adapters.has('good-upload')).toBe(true);
+  });
+
   test('an upload is piped through to the daemon, as it comes', async () => {
     const form = new FormData();
     form.append('files', new Blob([new Uint8Array(300_000)]), 'adapter_model.safetensors');

@@ -30,6 +30,8 @@ export interface ExportContext {
   /** The base as it was when the daemon started. */
   model: MergeJob['model'];
   base: BaseShape;
+  /** How a merge computes beside the engine: threads, and its share of the time while that is busy. Absent: one thread, at once. */
+  cores?: { threads: number; share: number };
   /** Evaluations of an adapter, newest first. */
   reportsOf?: (digest: string) => Promise<EvaluationReport[]>;
 }
@@ -55,7 +57,8 @@ export async function openExport(name: string, query: ExportQuery, context: Expo
   const { format } = summary;
   if (query.format === 'merged') {
     const adapter = { name, digest, file: weightsPath, format, pairs };
-    const merge = await startMerge({ model, base, adapter, type: (type as QuantizedType | undefined) ?? null });
+    const quantized = (type as QuantizedType | undefined) ?? null;
+    const merge = await startMerge({ model, base, adapter, type: quantized, ...context.cores });
     const { fileBytes: bytes, chunks, close } = merge;
     return { fileName: `${safeName(name)}-merged.gguf`, contentType: GGUF, bytes, chunks, close };
   }

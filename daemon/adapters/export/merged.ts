@@ -20,6 +20,8 @@ export interface MergeJob {
   /** null: every tensor keeps its type, but those that are changed get at least 8 bits. */
   type: QuantizedType | null;
   threads?: number;
+  /** Of the cores' time while the engine serves (ConvertOptions.share). */
+  share?: number;
 }
 
 export interface Merge {
@@ -67,6 +69,7 @@ export async function openMerge(job: MergeJob): Promise<Merge> {
         return pair ? await changeOf(file, { format: adapter.format, base }, pair) : null;
       },
       ...(job.threads !== undefined && { threads: job.threads }),
+      ...(job.share !== undefined && { share: job.share }),
     });
     const close = async (): Promise<void> => {
       rewrite.close();

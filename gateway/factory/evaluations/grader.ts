@@ -1,13 +1,17 @@
 /** Grader objects as OpenAI's API takes them, and what the daemon is told of them. */
 import { z } from '@hono/zod-openapi';
-import type { Grader } from '../../../daemon/protocol.ts';
+import {
+  GRADER_CHARACTERS_MAX,
+  type Grader,
+  scoreModelGrader,
+  stringCheckGrader,
+  textSimilarityGrader,
+} from '../../../daemon/protocol.ts';
 import { ApiError, badRequest } from '../../errors.ts';
 import { integer, parseWith } from '../../http/validate.ts';
 import { limits } from '../../limits.ts';
 
-const name = z.string().min(1).max(128);
-const text = z.string().max(limits.graderCharactersMax);
-
+const text = z.string().max(GRADER_CHARACTERS_MAX);
 const part = z.looseObject({ type: z.string(), text: text.optional() });
 const content = z.union([
   text,
@@ -23,42 +27,16 @@ export const graderObject = z
   .looseObject({ type: z.string().max(64), name: z.string().max(128).optional() })
   .openapi('Grader');
 
+/** As the daemon has them, but that what a judge is asked may be in parts, and more may be null. */
 const known = z.discriminatedUnion('type', [
-  z.looseObject({
-    type: z.literal('string_check'),
-    name,
-    operation: z.enum(['eq', 'ne', 'like', 'ilike']),
-    input: text,
-    reference: text,
-  }),
-  z.looseObject({
-    type: z.literal('text_similarity'),
-    name,
-    evaluation_metric: z.enum([
-      'cosine',
-      'fuzzy_match',
-      'bleu',
-      'gleu',
-      'meteor',
-      'rouge_1',
-      'rouge_2',
-      'rouge_3',
-      'rouge_4',
-      'rouge_5',
-      'rouge_l',
-    ]),
-    input: text,
-    reference: text,
-  }),
-  z.looseObject({
-    type: z.literal('score_model'),
-    name,
-    model: z.string().min(1).max(256),
+  stringCheckGrader,
+  textSimilarityGrader,
+  scoreModelGrader.extend({
     input: z
       .array(z.looseObject({ role: z.enum(['user', 'assistant', 'system', 'developer']), content }))
       .min(1)
       .max(32),
-    range: z.tuple([z.number(), z.number()]).nullish(),
+    range: scoreModelGrader.shape.range.unwrap().nullish(),
     sampling_params: z
       .looseObject({
         seed: z.number().int().nullish(),
@@ -77,31 +55,20 @@ export function readGrader(value: z.output<typeof graderObject>, param: string):
     throw badRequest(`${param}.type`, 'unsupported_value', message);
   }
   const grader = parseInside(value, param);
-  switch (grader.type) {
-    case 'string_check': {
-      const { type, operation, input, reference } = grader;
-      return { type, name: grader.name, operation, input, reference };
-    }
-    case 'text_similarity': {
-      const { type, evaluation_metric, input, reference } = grader;
-      return { type, name: grader.name, evaluation_metric, input, reference };
-    }
-    case 'score_model': {
-      const { type, model, input, range, sampling_params } = grader;
-      const params = Object.entries(sampling_params ?? {}).filter(([, given]) => given !== null && given !== undefined);
-      return {
-        type,
-        name: grader.name,
-        model,
-        input: input.map((message, index) => ({
-          role: message.role,
-          content: textOf(message.content, `${param}.input[${index}].content`),
-        })),
-        range: range ?? [0, 1],
-        ...(params.length === 0 ? {} : { sampling_params: Object.fromEntries(params) }),
-      };
-    }
-  }
+  if (grader.type !== 'score_model') return grader;
+  const { type, name, model, input, range, sampling_params } = grader;
+  const params = Object.entries(sampling_params ?? {}).filter(([, given]) => given !== null && given !== undefined);
+  return {
+    type,
+    name,
+    model,
+    input: input.map((message, index) => ({
+      role: message.role,
+      content: textOf(message.content, `${param}.input[${index}].content`),
+    })),
+    range: range ?? [0, 1],
+    ...(params.length === 0 ? {} : { sampling_params: Object.fromEntries(params) }),
+  };
 }
 
 /** Issues are told with the whole path. */

@@ -2,6 +2,7 @@
  * Moves every job that is not over towards its end, one loop each: validate → put the run → follow its events → finish. Nothing is kept in
  * memory that is not in the database or on the daemon, so either process may stop at any moment: the loop begins again where the rows say.
  * The daemon knows a run by the job's id, so putting it twice is putting it once; events are stored once by their sequence number.
+ * Where several gateways share the database, a job is moved by the one that has its lease (leases.ts).
  */
 import type { RunRequestInput, TrainingRun } from '../../../daemon/protocol.ts';
 import type { DaemonClient } from '../../daemons/client.ts';
@@ -15,6 +16,7 @@ import { sourceNotes } from '../mixtures/notes.ts';
 import type { Refused } from '../mixtures/rights.ts';
 import { filesOf, partsOf } from '../mixtures/sources.ts';
 import { type Change, isOver } from './job-rows.ts';
+import { JobLeases } from './leases.ts';
 import { changeOf, createdEvent, STARTED, timeOf } from './mirror.ts';
 import { storeResults } from './results.ts';
 import { checkBase, JobFailure, sendAgain, validateJob } from './validate.ts';
@@ -33,20 +35,44 @@ export class JobRunner {
   readonly #drivers = new Map<string, Driver>();
   readonly #stopping = new AbortController();
   readonly #listeners = new Map<string, Set<() => void>>();
+  readonly #leases: JobLeases;
+  readonly #leaseRenewMs: number;
+  /** Other gateways may share the database. */
+  #shared = false;
+  #renewing: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(factory: Factory) {
+  constructor(factory: Factory, lease: { ms: number; renewMs: number }) {
     this.#factory = factory;
+    this.#leases = new JobLeases(factory.client, lease.ms);
+    this.#leaseRenewMs = lease.renewMs;
   }
 
-  /** Goes on with all jobs there are. */
-  async start(): Promise<void> {
+  /** Goes on with all jobs there are, or with those that no other gateway moves. */
+  async start(options: { exclusive: boolean }): Promise<void> {
+    this.#shared = !options.exclusive;
+    if (this.#shared) return this.#renew();
+    await this.#leases.clear();
     for (const id of await this.#factory.jobs.active()) this.drive(id);
   }
 
   async stop(): Promise<void> {
     this.#stopping.abort(WOKEN);
+    clearTimeout(this.#renewing);
     for (const { step } of this.#drivers.values()) step.abort(WOKEN);
     await Promise.all([...this.#drivers.values()].map(({ done }) => done));
+  }
+
+  /** Says that this gateway lives, hears what others want of it, and takes up what nobody moves. */
+  async #renew(): Promise<void> {
+    try {
+      for (const id of await this.#leases.renew()) this.#drivers.get(id)?.step.abort(WOKEN);
+      for (const id of await this.#leases.free()) if (!this.#drivers.has(id)) this.drive(id);
+    } catch (error) {
+      this.#factory.log.warn({ err: error }, 'the leases of fine-tuning jobs could not be renewed');
+    }
+    if (this.#stopping.signal.aborted) return;
+    this.#renewing = setTimeout(() => void this.#renew(), this.#leaseRenewMs);
+    this.#renewing.unref?.();
   }
 
   /** Begins to move a job; one that moves already looks at its row again. */
@@ -59,7 +85,11 @@ export class JobRunner {
     if (this.#stopping.signal.aborted) return;
     const made: Driver = { step: new AbortController(), done: Promise.resolve() };
     this.#drivers.set(id, made);
-    made.done = this.#loop(id, made).finally(() => this.#drivers.delete(id));
+    made.done = this.#loop(id, made)
+      .finally(() => (this.#shared ? this.#leases.release(id) : undefined))
+      // It ends by itself.
+      .catch((error: unknown) => this.#factory.log.warn({ err: error, jobId: id }, 'a lease could not be given back'))
+      .finally(() => this.#drivers.delete(id));
   }
 
   /** Calls back on every change of the job in this process. */
@@ -103,6 +133,7 @@ export class JobRunner {
       try {
         const job = await this.#factory.jobs.get(id);
         if (job === null || isOver(job.status)) return;
+        if (this.#shared && !(await this.#leases.hold(id))) return;
         if (job.status === 'validating_files') await this.#validate(job, signal);
         else await this.#follow(job, signal);
         delay = limits.jobRetryMs;
@@ -341,7 +372,10 @@ export class JobRunner {
     if (run.status !== 'failed') await this.#factory.charge(job, run.trainedTokens);
     this.#factory.pool.invalidate();
     const end = { trainedTokens: run.trainedTokens, resultFile, finishedAt: run.finishedAt };
-    if (run.status === 'succeeded') return this.#end(job, 'succeeded', end);
+    if (run.status === 'succeeded') {
+      const refusal = await this.#lastRefusal(job, run, client);
+      return refusal === null ? this.#end(job, 'succeeded', end) : this.#fail(job.id, refusal, end);
+    }
     if (failure !== null) return this.#fail(job.id, failure, end);
     if (run.status === 'cancelled') return this.#end(job, 'cancelled', end);
     const { code, message, param } = run.error ?? {
@@ -350,6 +384,23 @@ export class JobRunner {
       param: null,
     };
     await this.#fail(job.id, new JobFailure(code, message, param), end);
+  }
+
+  /** Right before the model is told of: hours have passed since anything was asked. What its owner may not have is taken out again. */
+  async #lastRefusal(job: JobRow, run: TrainingRun, client: TrainingClient): Promise<JobFailure | null> {
+    const base = await client.daemon.model();
+    if (base.digest !== run.baseDigest) {
+      const message = `The base model is another one (${base.digest.slice(0, 12)}…) than the one that was trained on (${run.baseDigest.slice(0, 12)}…), so the result cannot be used. Start the daemon with the model of before, or make the job again.`;
+      return new JobFailure('base_changed', message, 'model');
+    }
+    const refused = await this.#factory.rights.ofOwner(job);
+    if (refused === null) return null;
+    try {
+      await client.daemon.deleteAdapter(job.adapter);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 404) throw error;
+    }
+    return permissionRevoked(refused);
   }
 
   async #end(

@@ -73,6 +73,12 @@ export class TrainingRights {
     return null;
   }
 
+  /** Why the owner of a job may not train any more, whatever on; null: they may. */
+  async ofOwner(job: JobRow): Promise<Refused | null> {
+    const owner = await this.#ownerNow(job.owner);
+    return 'code' in owner ? owner : null;
+  }
+
   /** The owner of a job as they are now, with all that their role allows; an operator's key is nobody. */
   async #ownerNow(ownerId: string): Promise<Caller | Refused> {
     if (!ownerId.startsWith('user_')) return { userId: null, scopes: new Set() };

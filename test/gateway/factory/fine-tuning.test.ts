@@ -330,6 +330,23 @@ describe('what a job refuses', () => {
     expect(rig.training.runs.has(id)).toBe(false);
   });
 
+  test.each([
+    ['n_epochs', 1.5, /expected "auto" or an integer, but got 1\.5\./],
+    ['n_epochs', 'many', /expected "auto" or an integer, but got a value of type string\./],
+    // What JSON makes of NaN.
+    ['learning_rate_multiplier', null, /expected "auto" or a number, but got null\./],
+    ['learning_rate_multiplier', 0, /must be greater than 0\./],
+    ['batch_size', 257, /must be at most 256\./],
+  ])('%s = %s is refused with all that it can be', async (name, value, message) => {
+    const body = { model: 'tiny-base', training_file: 'file-x', hyperparameters: { [name]: value } };
+    const response = await rig.call('POST', '/v1/fine_tuning/jobs', body);
+    expect(response.status).toBe(400);
+    expect(await errorOf(response)).toMatchObject({
+      param: `hyperparameters.${name}`,
+      message: expect.stringMatching(message),
+    });
+  });
+
   test('a validation file that repeats the training file validates nothing', async () => {
     const training_file = await rig.upload('train.jsonl', chatLines(12));
     const validation_file = await rig.upload('valid.jsonl', chatLines(11));
@@ -489,6 +506,39 @@ describe('whose is what', () => {
 
     expect(await mine.models.delete(model)).toMatchObject({ deleted: true });
     conforms('DeleteFileResponse', await mine.files.delete(file));
+  });
+
+  test('right before the model is told of, it is asked again whether its owner may train and whether the base is the same', async () => {
+    const user = await rig.user();
+    const theirs = rig.client(user.credential);
+    const held = async () => {
+      Object.assign(rig.training, { steps: 4, holdAt: 3 });
+      const file = await rig.upload('a.jsonl', chatLines(12), theirs);
+      const { id } = await theirs.fineTuning.jobs.create({ model: 'tiny-base', training_file: file });
+      await expect.poll(() => rig.training.runs.get(id)?.run.step).toBe(3);
+      return id;
+    };
+    const { digest } = rig.daemon.model;
+    const other = await held();
+    rig.daemon.model.digest = 'e'.repeat(64);
+    rig.training.holdAt = null;
+    expect(await rig.until(other)).toMatchObject({
+      status: 'failed',
+      error: { code: 'base_changed' },
+      fine_tuned_model: null,
+    });
+    rig.daemon.model.digest = digest;
+    rig.app.services.pool.invalidate();
+
+    const id = await held();
+    const disabled = await rig.call('PATCH', `/api/users/${user.id}`, { state: 'disabled' });
+    expect(disabled.status, await disabled.text()).toBe(200);
+    rig.training.holdAt = null;
+    const job = await rig.until(id);
+    expect(job).toMatchObject({ status: 'failed', fine_tuned_model: null, error: { code: 'permission_revoked' } });
+    expect(job.error?.message).toMatch(/The account that the job belongs to is disabled/);
+    const { adapter } = rig.training.runs.get(id)?.run.request ?? {};
+    expect(rig.daemon.adapters.has(adapter as string)).toBe(false);
   });
 
   test('training is paid once, by what was trained; a budget that does not cover it fails the job before it begins', async () => {

@@ -15,6 +15,9 @@ import { type ScriptedTraining, scriptTraining } from './scripted-training.ts';
 
 const migrationsFolder = fileURLToPath(new URL('../../../migrations/gateway', import.meta.url));
 
+/** Of gateways that are not alone. */
+const LEASE = { ms: 400, renewMs: 40 };
+
 export interface Gateway {
   app: App;
   database: OpenedDatabase;
@@ -57,7 +60,7 @@ export async function makeRestartable(as: 'operator' | 'builder' = 'operator'): 
         exclusiveDatabase: exclusive,
         daemons: { urls: [daemon.url], token: DAEMON_TOKEN, fetch: (url, init) => fetch(url, init) },
         price: PRICE,
-        factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
+        factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING, lease: LEASE },
         datanets: { key, storage: diskStorage(join(folder, 'contributions')) },
         log: { info() {}, warn() {}, error() {} },
         openMetrics: false,
