@@ -15,7 +15,6 @@ export function apiDoc(): string {
   // The table is only read: no handler runs, so nothing that they would need is there.
   const routes = routesOf({} as Services, {
     health: { version: '', startedAt: 0, database: async () => {}, supervisor: async () => null },
-    openMetrics: false,
     openapi: () => ({}),
   });
   const tags = [...new Set(routes.map(({ tag }) => tag))];

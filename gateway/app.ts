@@ -9,7 +9,7 @@ import { BudgetLedger } from './auth/budget.ts';
 import { KeyStore } from './auth/key-store.ts';
 import { RateLimiter } from './auth/rate-limit.ts';
 import type { Principal } from './auth/scopes.ts';
-import type { Price } from './config.ts';
+import { isLoopback, type MetricsAccess, type Price } from './config.ts';
 import { DaemonClient, type Fetch } from './daemons/client.ts';
 import { DaemonPool } from './daemons/pool.ts';
 import type { Post } from './daemons/post.ts';
@@ -24,6 +24,7 @@ import { isClientRequestId, randomId, type Sha256Hex, webSha256Hex } from './htt
 import { limits } from './limits.ts';
 import { writeRecord } from './openai/run.ts';
 import { Settler } from './openai/settler.ts';
+import { DatabaseProbe } from './ops/database-probe.ts';
 import type { HealthSources } from './ops/health.ts';
 import { Metrics } from './ops/metrics.ts';
 import { Oidc, type OidcOptions } from './people/oidc/oidc.ts';
@@ -48,8 +49,7 @@ export interface AppDeps {
   people?: PeopleOptions;
   oidc?: OidcOptions | null;
   log: Log;
-  /** /metrics without a key, for callers that did not come through a proxy. */
-  openMetrics: boolean;
+  metrics: MetricsAccess;
   version: string;
   supervisor?: () => Promise<unknown>;
   /** Tests shorten it. */
@@ -127,19 +127,20 @@ export function createApp(deps: AppDeps): App {
     },
   };
   const openapi = () => app.getOpenAPI31Document(document);
+  const databaseProbe = new DatabaseProbe(deps.db.$client, deps.exclusiveDatabase);
   const healthSources: HealthSources = {
     version: deps.version,
     startedAt,
-    database: () => deps.db.$client.execute('SELECT 1'),
+    database: () => databaseProbe.check(),
     supervisor: deps.supervisor ?? (() => Promise.resolve(null)),
   };
-  const routes = routesOf(services, { health: healthSources, openMetrics: deps.openMetrics, openapi });
+  const routes = routesOf(services, { health: healthSources, openapi });
 
   app.use(account(services));
   app.onError((error, c) => refuse(c, error));
   app.notFound((c) => refuse(c, missing(c, routes)));
   for (const route of routes) {
-    app.on(route.method.toUpperCase(), honoPath(route), guard(services, route, deps.openMetrics), route.handler);
+    app.on(route.method.toUpperCase(), honoPath(route), guard(services, route, deps.metrics), route.handler);
   }
   describe(app, routes);
   return { fetch: (request, env) => app.fetch(request, env as object), services, routes, openapi };
@@ -194,11 +195,11 @@ function headerBytes(headers: Headers): number {
   return bytes;
 }
 
-function guard(services: Services, route: Route, openMetrics: boolean): MiddlewareHandler<AppEnv> {
+function guard(services: Services, route: Route, metrics: MetricsAccess): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
     const record = c.get('record');
     record.route = route.path;
-    const open = route.access === 'public' || (route.access === 'metrics' && openMetrics && !isForwarded(c));
+    const open = route.access === 'public' || (route.access === 'metrics' && areMetricsOpen(metrics, c));
     if (!open) {
       const principal = await authenticate(services, c, route.access);
       c.set('principal', principal);
@@ -207,7 +208,8 @@ function guard(services: Services, route: Route, openMetrics: boolean): Middlewa
     }
     if (route.audit === undefined) return next();
     const principal = c.get('principal') as Principal | undefined;
-    // Key, session, user and role, once more when the whole body is there: whoever is shut out meanwhile changes nothing.
+    // Key, session, user and role, once more when the whole body is there: whoever is shut out meanwhile changes nothing, and
+    // handlers that ask who calls after the body find the people of then.
     if (principal !== undefined && route.body !== undefined)
       askWhenRead(c.req.raw, async () => c.set('principal', await services.people.refreshed(principal)));
     await audited(services, route, c, next);
@@ -243,6 +245,12 @@ async function audited(services: Services, route: Route, c: Context<AppEnv>, nex
       await audit.end(seq, c.finalized ? c.res.status : 500, { ...note, detail });
     }
   }
+}
+
+/** On loopback only under a name of loopback: a web page whose own name was made to mean this machine gets nothing. */
+function areMetricsOpen(metrics: MetricsAccess, c: Context<AppEnv>): boolean {
+  if (metrics === 'key' || isForwarded(c)) return false;
+  return metrics === 'public' || isLoopback(new URL(c.req.url).hostname);
 }
 
 /** Came through a proxy, so the peer is not who is asking. */

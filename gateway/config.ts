@@ -22,8 +22,7 @@ export interface Config {
   organization: string;
   /** Bytes that a user may contribute to Datanets in 24 hours; null: the default. */
   contributionBytesPerDay: number | null;
-  /** Without a key, to callers that did not come through a proxy. */
-  openMetrics: boolean;
+  metrics: MetricsAccess;
   /** Where browsers reach the gateway, if not where it listens: the origin of a proxy. */
   publicUrl: string | null;
   oidc: OidcSettings | null;
@@ -37,7 +36,17 @@ export interface Config {
 
 export class ConfigError extends Error {}
 
-const LOOPBACK = new Set(['127.0.0.1', '::1', 'localhost']);
+/** Who gets /metrics without a key: nobody, callers on this machine, or everybody; never what came through a proxy. */
+export type MetricsAccess = 'key' | 'loopback' | 'public';
+
+const LOOPBACK = new Set(['127.0.0.1', '::1', '[::1]', 'localhost']);
+
+export const isLoopback = (host: string) => LOOPBACK.has(host);
+
+function metricsAccess(wished: string | undefined, host: string): MetricsAccess {
+  if (wished === 'public' || wished === 'key') return wished;
+  return isLoopback(host) ? 'loopback' : 'key';
+}
 
 function integer(name: string, text: string | undefined, fallback: number, max: number): number {
   if (text === undefined || text === '') return fallback;
@@ -113,7 +122,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     contributionBytesPerDay: env.MODELFACTORY_CONTRIBUTION_BYTES
       ? integer('MODELFACTORY_CONTRIBUTION_BYTES', env.MODELFACTORY_CONTRIBUTION_BYTES, 0, Number.MAX_SAFE_INTEGER)
       : null,
-    openMetrics: env.MODELFACTORY_METRICS === 'public' || (env.MODELFACTORY_METRICS !== 'key' && LOOPBACK.has(host)),
+    metrics: metricsAccess(env.MODELFACTORY_METRICS, host),
     publicUrl: publicUrl === null ? null : new URL(publicUrl).origin,
     oidc: readOidcSettings(
       env,

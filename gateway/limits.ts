@@ -50,6 +50,9 @@ export const limits = {
   /** A daemon that refused a connection is left alone this long. */
   daemonCoolDownMs: 1_000,
   retryAfterSeconds: 2,
+  /** GET /health asks the database at most this often, and waits at most so long for it. */
+  healthProbeEveryMs: 1_000,
+  healthProbeMs: 1_000,
 
   /** After a client hung up: how often and how long the daemon is asked for the final cost. */
   settlementPollMs: 20,
@@ -229,8 +232,8 @@ export const limits = {
   /** Rows of one transaction: it holds up everybody else who writes. */
   ingestBatchRows: 400,
   ingestBatchCharacters: 2 * 1024 * 1024,
-  ingestHeapMb: 192,
-  prepareHeapMb: 128,
+  ingestHeapMb: 96,
+  prepareHeapMb: 80,
   ingestIdleMs: 30_000,
   /** A process that reads says that it lives; one that is silent for so long is ended. One that is asked to stop has less time. */
   ingestAliveEveryMs: 2_000,

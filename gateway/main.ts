@@ -133,7 +133,7 @@ async function main(config: Config): Promise<void> {
     },
     oidc: oidcOptions(config),
     log,
-    openMetrics: config.openMetrics,
+    metrics: config.metrics,
     sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),
     version,
     supervisor: async () => (statePath === undefined ? null : JSON.parse(await readFile(statePath, 'utf8'))),

@@ -111,10 +111,7 @@ const error = z
   })
   .openapi('ErrorResponse');
 
-export function routesOf(
-  services: Services,
-  options: { health: HealthSources; openMetrics: boolean; openapi: () => unknown },
-): Route[] {
+export function routesOf(services: Services, options: { health: HealthSources; openapi: () => unknown }): Route[] {
   const s = services;
   const openai = 'OpenAI';
   const manage = 'Management';

@@ -38,7 +38,7 @@ export async function authorizationCosts(
     },
     datanets: { key, storage: diskStorage(path.join(dataFolder, 'contributions')) },
     log: createLog({ level: 'error', secrets: [] }),
-    openMetrics: false,
+    metrics: 'key',
     // As gateway/main.ts has it.
     sha256Hex: (text) => createHash('sha256').update(text).digest('hex'),
     version: 'bench',

@@ -375,11 +375,19 @@ describe('metrics', () => {
     const text = await (await send(keys.get('metrics'), 'GET', '/metrics')).text();
     expect(text).toContain('gen_ai_server_request_duration_seconds_bucket');
     expect(text).toContain('modelfactory_slots{daemon="0",tier="slot"} 3');
-    const open = await startRig({ openMetrics: true });
+    const open = await startRig({ metrics: 'public' });
     const call = (headers: Record<string, string>) =>
       open.app.fetch(new Request('http://gateway.test/metrics', { headers }));
     expect((await call({})).status).toBe(200);
     expect((await call({ 'x-forwarded-for': '1.2.3.4' })).status).toBe(401);
+    await open.close();
+  });
+
+  test('on loopback are open under names of loopback only: a page of the web may give this machine a name of its own', async () => {
+    const open = await startRig({ metrics: 'loopback' });
+    const status = async (origin: string) => (await open.app.fetch(new Request(`${origin}/metrics`))).status;
+    for (const host of ['127.0.0.1:8080', 'localhost', '[::1]:8080']) expect(await status(`http://${host}`)).toBe(200);
+    expect(await status('http://evil.test:8080')).toBe(401);
     await open.close();
   });
 });

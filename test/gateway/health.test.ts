@@ -1,6 +1,8 @@
+import { createClient } from '@libsql/client';
 import { afterEach, describe, expect, test } from 'vitest';
 import { createApp } from '../../gateway/app.ts';
 import { createLog } from '../../gateway/log.ts';
+import { eventually } from '../support/eventually.ts';
 import { DAEMON_TOKEN } from '../support/scripted-daemon.ts';
 import { NO_FILES, noDatanets, PRICE, type Rig, startRig } from './rig.ts';
 
@@ -24,6 +26,22 @@ describe('/health', () => {
     expect(await healthOf(rig.app.fetch)).toMatchObject({ code: 200, body: { status: 'ready' } });
   });
 
+  test('a database that can be read but not written is unavailable, and said so without waiting for it', async () => {
+    rig = await startRig();
+    const other = createClient({ url: rig.databaseUrl, concurrency: 1 });
+    expect((await healthOf(rig.app.fetch)).body.status).toBe('ready');
+    const held = await other.transaction('write');
+    await eventually(async () =>
+      expect(await healthOf(rig.app.fetch)).toMatchObject({
+        code: 503,
+        body: { status: 'unavailable', gateway: { database: 'unavailable' }, daemons: [{ status: 'ready' }] },
+      }),
+    );
+    await held.rollback();
+    other.close();
+    await eventually(async () => expect((await healthOf(rig.app.fetch)).body.status).toBe('ready'));
+  });
+
   test('the supervisor knows better than the daemon that it has just buried', async () => {
     rig = await startRig();
     let state = 'ready';
@@ -35,7 +53,7 @@ describe('/health', () => {
       factory: NO_FILES,
       datanets: noDatanets(),
       log: createLog({ level: 'silent', secrets: [], destination: { write: () => {} } }),
-      openMetrics: false,
+      metrics: 'key',
       version: '0.0.0',
       supervisor: async () => ({ processes: { daemon: { state, restarts: 1, since: '2026-01-01T00:00:00Z' } } }),
     });

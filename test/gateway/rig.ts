@@ -10,6 +10,7 @@ import { createKey } from '../../daemon/evidence.ts';
 import { type App, type AppDeps, createApp } from '../../gateway/app.ts';
 import type { NewKey } from '../../gateway/auth/key-store.ts';
 import { ROLE_SCOPES } from '../../gateway/auth/scopes.ts';
+import type { MetricsAccess } from '../../gateway/config.ts';
 import { undiciPost } from '../../gateway/daemons/undici-post.ts';
 import { processIngester } from '../../gateway/datanets/contributions/process-ingester.ts';
 import { type OpenedDatabase, openDatabase } from '../../gateway/db/open.ts';
@@ -58,6 +59,8 @@ export interface Rig {
   app: App;
   daemon: ScriptedDaemon;
   database: OpenedDatabase;
+  /** Of its file. */
+  databaseUrl: string;
   /** A credential with all scopes. */
   admin: string;
   logLines: string[];
@@ -78,7 +81,7 @@ export async function startRig(
     adapters?: string[];
     script?: Script;
     now?: () => number;
-    openMetrics?: boolean;
+    metrics?: MetricsAccess;
     webOnly?: boolean;
     people?: AppDeps['people'];
     oidc?: AppDeps['oidc'];
@@ -121,7 +124,7 @@ export async function startRig(
       secrets: [DAEMON_TOKEN],
       destination: { write: (line: string) => void logLines.push(line) },
     }),
-    openMetrics: options.openMetrics ?? false,
+    metrics: options.metrics ?? 'key',
     version: '0.0.0',
     settlementAbsencesMax: 5,
     people: {
@@ -155,6 +158,7 @@ export async function startRig(
     app,
     daemon,
     database,
+    databaseUrl: url,
     admin,
     logLines,
     filesFolder: join(folder, 'files'),

@@ -56,7 +56,7 @@ describe('two daemons', () => {
       factory: NO_FILES,
       datanets: noDatanets(),
       log: { info() {}, warn() {}, error() {} },
-      openMetrics: false,
+      metrics: 'key',
       version: '0',
     });
     call = async (path, { method = 'GET', body } = {}) =>

@@ -315,7 +315,7 @@ describe('what an alias stands for', () => {
       factory: NO_FILES,
       datanets: noDatanets(),
       log: { info() {}, warn() {}, error() {} },
-      openMetrics: false,
+      metrics: 'key',
       version: '0',
     });
     expect((await app.services.aliases.find('support'))?.model).toBe('two');

@@ -53,7 +53,7 @@ beforeAll(async () => {
     factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING },
     datanets: noDatanets(),
     log: { info() {}, warn() {}, error: (fields, message) => console.error(message, fields) },
-    openMetrics: false,
+    metrics: 'key',
     version: '0',
   });
   const made = await app.services.keys.create({ name: 'admin', scopes: ['admin'] });

@@ -63,7 +63,7 @@ export async function makeRestartable(as: 'operator' | 'builder' = 'operator'): 
         factory: { storage: diskStorage(join(folder, 'files')), ...TRAINING, lease: LEASE },
         datanets: { key, storage: diskStorage(join(folder, 'contributions')) },
         log: { info() {}, warn() {}, error() {} },
-        openMetrics: false,
+        metrics: 'key',
         version: '0',
       });
       credential ??= await credentialOf(app);
