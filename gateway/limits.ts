@@ -232,8 +232,11 @@ export const limits = {
   /** Rows of one transaction: it holds up everybody else who writes. */
   ingestBatchRows: 400,
   ingestBatchCharacters: 2 * 1024 * 1024,
-  ingestHeapMb: 96,
-  prepareHeapMb: 80,
+  ingestHeapMb: 192,
+  prepareHeapMb: 128,
+  /** Of what was just made: batches die young, and a larger nursery only holds more of them. A semi-space; all of it. */
+  ingestYoungMb: 4,
+  prepareYoungMb: 6,
   ingestIdleMs: 30_000,
   /** A process that reads says that it lives; one that is silent for so long is ended. One that is asked to stop has less time. */
   ingestAliveEveryMs: 2_000,

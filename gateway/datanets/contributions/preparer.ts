@@ -31,7 +31,10 @@ export function prepareInThread(): Preparer {
   };
   const start = () => {
     const made = new Worker(new URL('./prepare-boot.mjs', import.meta.url), {
-      resourceLimits: { maxOldGenerationSizeMb: limits.prepareHeapMb, maxYoungGenerationSizeMb: 8 },
+      resourceLimits: {
+        maxOldGenerationSizeMb: limits.prepareHeapMb,
+        maxYoungGenerationSizeMb: limits.prepareYoungMb,
+      },
     });
     made.on('message', (answer: Answer) => {
       waiting.get(answer.id)?.resolve(answer);

@@ -32,7 +32,12 @@ class IngestProcess {
   #heardAt = 0;
 
   constructor(database: IngestDatabase) {
-    const flags = [`--max-old-space-size=${limits.ingestHeapMb}`, '--max-semi-space-size=8', '--import', TSX];
+    const flags = [
+      `--max-old-space-size=${limits.ingestHeapMb}`,
+      `--max-semi-space-size=${limits.ingestYoungMb}`,
+      '--import',
+      TSX,
+    ];
     this.child = spawn(process.execPath, [...flags, MAIN], {
       // Nothing of this process's secrets; those of the database come by message.
       env: {
@@ -40,6 +45,8 @@ class IngestProcess {
         TMPDIR: process.env.TMPDIR,
         TEMP: process.env.TEMP,
         SystemRoot: process.env.SystemRoot,
+        // glibc gives every thread an arena of its own, and none gives back what it had once.
+        MALLOC_ARENA_MAX: '2',
       },
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       serialization: 'advanced',

@@ -14,8 +14,8 @@ let abort = new AbortController();
 const say = (message: FromProcess) => process.send?.(message);
 
 function opened(database: IngestDatabase): Promise<Client> {
-  // Hashes lie all over their index; what is in memory needs no reading (KiB, so 32 MiB).
-  const pragmas = ['PRAGMA synchronous = NORMAL', 'PRAGMA cache_size = -32768'];
+  // Hashes lie all over their index; what is in memory needs no reading (KiB, so 16 MiB).
+  const pragmas = ['PRAGMA synchronous = NORMAL', 'PRAGMA cache_size = -16384'];
   // Others hold the database for short moments only; a batch can wait for them.
   return openClient({ ...database, pragmas, busy: { limitMs: 20_000, firstDelayMs: 5, delayMaxMs: 50 } });
 }
