@@ -332,3 +332,41 @@ test('a Datanet that one may not see is not there, whatever is sent about its ro
     expect(answers[0]).toEqual(answers[1]);
   }
 });
+
+test('who ceases to govern while a version is made publishes nothing, and takes out nothing of others', async () => {
+  const { net, bobs } = await withBob(21_000);
+  await rig.contribute(ann, net, chatRows(1, 21_900));
+  await rig.approveAll(ann, net);
+  const { people } = rig.app.services;
+  const { $client } = rig.database.db;
+  const asked = people.recheck.bind(people);
+  const owned = (by: string) =>
+    $client.execute({ sql: 'UPDATE datanets SET owner_user = ? WHERE id = ?', args: [by, net.id] });
+  let times = 0;
+  people.recheck = async (...args) => {
+    const building = "SELECT 1 FROM datanet_versions WHERE datanet_id = ? AND state = 'building'";
+    if ((await $client.execute({ sql: building, args: [net.id] })).rows.length > 0) {
+      times += 1;
+      await owned(eve.id);
+    }
+    return asked(...args);
+  };
+  try {
+    for (const [path, body] of [
+      [at(net), {}],
+      [`/api/datanets/${net.id}/withdrawals`, { rows: bobs, reason: 'x', erase: true }],
+    ] as const) {
+      const answer = await ann.call('POST', path, body);
+      expect([answer.status, (await errorOf(answer)).code]).toEqual([403, 'not_governing']);
+      await owned(ann.id);
+    }
+    expect(times).toBe(2);
+  } finally {
+    people.recheck = asked;
+  }
+  const { data } = await rig.json<List<Version>>(await ann.call('GET', at(net)), 200);
+  expect(data.map(({ version }) => version)).toEqual([2, 1]);
+  expect((await rowsIn(ann, net, 2)).data.filter((row) => row.content === null)).toEqual([]);
+  // Nothing was left of it: it can be published now.
+  expect(await rig.publish(ann, net)).toMatchObject({ version: 3, added: 1 });
+});
