@@ -335,7 +335,7 @@ describe.skipIf(model === null)(
         'It was told in confidence.',
         '--erase',
       );
-      expect(said).toMatch(/^1 row\(s\) are withdrawn and erased. Version 2 is without them/);
+      expect(said).toMatch(/^1 row is withdrawn and erased. Version 2 is without them/);
       expect(await olga.does('datanets', 'diff', datanet, '1', '2')).toBe(`- ${row}`);
       expect(await carl.fails('datanets', 'proof', `${datanet}@2`, row)).not.toBe('');
       const { body } = await asked<Sources>(bea, 'GET', `/api/adapters/${encodeURIComponent(trained)}/sources`);
@@ -354,7 +354,7 @@ describe.skipIf(model === null)(
       await expect(onVersion2()).rejects.toMatchObject({ code: 'access_required' });
       expect(await bea.fails('datanets', 'rows', datanet)).not.toBe('');
       const said = await olga.does('datanets', 'revoke', datanet, '--reason', 'Oxmere keeps its lore to itself.');
-      expect(said).toMatch(/1 adapter\(s\) are marked/);
+      expect(said).toMatch(/1 adapter is marked/);
       await expect(onVersion2()).rejects.toMatchObject({ code: 'datanet_revoked' });
 
       const answer = await openai.chat.completions.create({
