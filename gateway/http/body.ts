@@ -4,8 +4,9 @@ import { limits } from '../limits.ts';
 
 export function tooLarge(bytesMax: number): ApiError {
   const message = `The request body is larger than ${bytesMax} bytes.`;
-  // The rest of the body is not read; the connection cannot be used again.
-  return new ApiError(413, 'invalid_request_error', 'request_too_large', message, { headers: { connection: 'close' } });
+  // The connection stays open: closed with bytes unread it is reset, and who still sends never sees this answer. The server
+  // throws away what comes for a moment and closes then.
+  return new ApiError(413, 'invalid_request_error', 'request_too_large', message);
 }
 
 /** Of all bodies that are being read now: declared, or arrived so far. */
@@ -14,7 +15,7 @@ let bytesUnderWay = 0;
 function claim(bytes: number): void {
   if (bytesUnderWay + bytes > limits.bodiesBytesMax) {
     const message = 'The gateway is reading too many large requests at the moment; try again shortly.';
-    const headers = { connection: 'close', 'retry-after': String(limits.retryAfterSeconds) };
+    const headers = { 'retry-after': String(limits.retryAfterSeconds) };
     throw new ApiError(503, 'server_error', 'overloaded', message, { headers });
   }
   bytesUnderWay += bytes;

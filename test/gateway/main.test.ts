@@ -147,3 +147,32 @@ describe('the gateway process', () => {
     expect(await fourth.exit).toBe(0);
   });
 });
+
+test('whoever sends too much gets the answer, not a broken connection', async () => {
+  const { ready, child } = run({});
+  const { url, adminKeyPath } = await ready;
+  const key = (await readFile(adminKeyPath, 'utf8')).trim();
+  const text = 'x'.repeat(12 * 2 ** 20);
+  const inPieces = () =>
+    new ReadableStream({
+      start(controller) {
+        for (let i = 0; i < 200; i += 1) controller.enqueue(Buffer.alloc(2 ** 16, 'x'));
+        controller.close();
+      },
+    });
+  const send = async (body: () => string | ReadableStream, credential: string) => {
+    const response = await fetch(`${url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${credential}`, 'content-type': 'application/json' },
+      body: body(),
+      duplex: 'half',
+    } as RequestInit);
+    return { status: response.status, body: await response.json() };
+  };
+  for (let i = 0; i < 20; i += 1) {
+    const body = i % 2 === 0 ? () => text : inPieces;
+    expect(await send(body, key)).toMatchObject({ status: 413, body: { error: { code: 'request_too_large' } } });
+    expect(await send(body, 'mf-nobody')).toMatchObject({ status: 401 });
+  }
+  child.kill('SIGTERM');
+});
