@@ -170,8 +170,8 @@ describe.skipIf(model === null)(`README.md${model === null ? ` (${SKIP_REASON})`
     expect(output).toMatch(/^VERIFIED$/m);
     expect(output).toMatch(/^acc_\w+ is approved until /m);
     const [model] = output.match(new RegExp(`^ft:${BASE}:local::[0-9a-z]{8}$`, 'm')) as RegExpMatchArray;
-    expect(output).toMatch(/^1 row\(s\) are withdrawn\. Version 2 is without them/m);
-    expect(output).toMatch(/is revoked: nothing new is trained on it\. 1 adapter\(s\) are marked/);
+    expect(output).toMatch(/^1 row is withdrawn\. Version 2 is without them/m);
+    expect(output).toMatch(/is revoked: nothing new is trained on it\. 1 adapter is marked/);
     const path = `/api/adapters/${encodeURIComponent(model as string)}/sources`;
     const { marks } = await product.json<{ marks: { kind: string }[] }>('GET', path);
     expect(marks.map(({ kind }) => kind).sort()).toEqual(['revocation', 'withdrawal']);
