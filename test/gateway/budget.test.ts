@@ -1,8 +1,10 @@
 /** Money: whole micro-units, two phases; what is spent and reserved together never passes the budget, and every end is exact. */
+
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { BudgetLedger } from '../../gateway/auth/budget.ts';
 import { promptTokensBound } from '../../gateway/openai/estimate.ts';
+import { endingTogether } from '../support/scripted-daemon.ts';
 import { CHAT, errorOf, type Rig, startRig } from './rig.ts';
 
 let rig: Rig;
@@ -143,16 +145,8 @@ describe('requests', () => {
   test('concurrent streams together stay within the budget', async () => {
     const { id, credential } = await rig.key({ budgetMicros: 100 });
     // Nobody is settled before everybody has asked.
-    let open = () => {};
-    const gate = new Promise<void>((resolve) => {
-      open = resolve;
-    });
-    rig.daemon.script = async (_, line) => {
-      line.start();
-      await gate;
-      line.emit({ type: 'finish', choice: 0, reason: 'stop' });
-      line.end(3);
-    };
+    const { script, open } = endingTogether();
+    rig.daemon.script = script;
     const answers = await Promise.all(Array.from({ length: 10 }, () => ask(credential, { stream: true })));
     expect(await rig.money(id)).toEqual({ spent: 0, reserved: 87 });
     open();

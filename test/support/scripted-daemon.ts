@@ -68,6 +68,21 @@ export interface ScriptedDaemon {
 
 export const sayHello: Script = (_, line) => line.say(['Hel', 'lo', ' world']);
 
+/** Answers begin at once and end, after three tokens, when `open` is called: nobody is settled before everybody has asked. */
+export function endingTogether(): { script: Script; open: () => void } {
+  let open = () => {};
+  const gate = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  const script: Script = async (_, line) => {
+    line.start();
+    await gate;
+    line.emit({ type: 'finish', choice: 0, reason: 'stop' });
+    line.end(3);
+  };
+  return { script, open };
+}
+
 export function adapterOf(name: string): Adapter {
   return {
     name,

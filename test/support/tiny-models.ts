@@ -3,8 +3,10 @@
  * chat template, a few layers. The weights are scaled so that logits vary (standard deviation of a few units) and
  * attention looks at more than one place; nothing they say means anything.
  */
+
 import { createHash } from 'node:crypto';
 import type { Target } from '../../addon/types.ts';
+import { uniform } from '../../daemon/training/random.ts';
 import {
   array,
   bool,
@@ -204,17 +206,10 @@ export function tinyTensors(m: TinyModel, options: TinyModelOptions = {}): GgufT
  * same on every machine. Each tensor has its own stream: changing one leaves the others.
  */
 export function normals(seed: string, count: number, deviation: number): Float32Array {
-  let state = createHash('sha256').update(seed).digest().readUInt32LE(0);
-  const uniform = (): number => {
-    // mulberry32
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
-  };
+  const next = uniform(createHash('sha256').update(seed).digest().readUInt32LE(0));
   // The sum of four uniforms has mean 2 and variance 1/3.
   const factor = deviation * Math.sqrt(3);
-  return Float32Array.from({ length: count }, () => (uniform() + uniform() + uniform() + uniform() - 2) * factor);
+  return Float32Array.from({ length: count }, () => (next() + next() + next() + next() - 2) * factor);
 }
 
 const CHATML =

@@ -11,6 +11,7 @@ import { ReceiptLog } from '../../../daemon/receipts/log.ts';
 import { verifyConsistency } from '../../../daemon/receipts/merkle.ts';
 import { parseVkey } from '../../../daemon/receipts/note.ts';
 import { verifyText } from '../../../daemon/receipts/verify.ts';
+import { uniform } from '../../../daemon/training/random.ts';
 import { makeReceipt, temporaryFolder } from './support.ts';
 
 const ROUNDS = 52;
@@ -39,17 +40,6 @@ async function buildWriter(): Promise<string> {
   });
   onTestFinished(() => rmSync(outfile, { force: true }));
   return outfile;
-}
-
-/** mulberry32: the same moments for the same seed. */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 interface Writer {
@@ -89,7 +79,7 @@ function startWriter(program: string, dataDir: string, prefix: string): Writer {
 it(`kill -9 at ${ROUNDS} moments (seed ${SEED}): no acknowledged receipt is lost, and the log opens consistent each time`, async () => {
   const dataDir = temporaryFolder();
   const program = await buildWriter();
-  const random = seeded(SEED);
+  const random = uniform(SEED);
   const acknowledged = new Map<string, number>();
   let before: { size: number; root: Buffer } | null = null;
   let killedWhileOpening = 0;

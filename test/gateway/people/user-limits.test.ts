@@ -1,6 +1,8 @@
 /** What a user may spend and ask for, over all keys and sessions together: a second key is no second purse. */
+
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { endingTogether } from '../../support/scripted-daemon.ts';
 import { CHAT, errorOf, type Rig, startRig, type TestUser } from '../rig.ts';
 
 let rig: Rig;
@@ -71,16 +73,8 @@ describe('a user’s budget', () => {
     const user = await rig.user();
     await limit(user.id, { budget_micros: 100 });
     const callers = [user, await user.session(), await anotherKey(user), await anotherKey(user), await user.session()];
-    let open = () => {};
-    const gate = new Promise<void>((resolve) => {
-      open = resolve;
-    });
-    rig.daemon.script = async (_, line) => {
-      line.start();
-      await gate;
-      line.emit({ type: 'finish', choice: 0, reason: 'stop' });
-      line.end(3);
-    };
+    const { script, open } = endingTogether();
+    rig.daemon.script = script;
     const answers = await Promise.all(
       Array.from({ length: 20 }, (_, index) => ask(callers[index % callers.length] as TestUser, { stream: true })),
     );
@@ -202,16 +196,8 @@ describe('a user’s rates', () => {
     const user = await rig.user();
     await limit(user.id, { concurrency: 2 });
     const callers = [user, await user.session(), await anotherKey(user)];
-    let open = () => {};
-    const gate = new Promise<void>((resolve) => {
-      open = resolve;
-    });
-    rig.daemon.script = async (_, line) => {
-      line.start();
-      await gate;
-      line.emit({ type: 'finish', choice: 0, reason: 'stop' });
-      line.end(3);
-    };
+    const { script, open } = endingTogether();
+    rig.daemon.script = script;
     const answers = await Promise.all(callers.map((who) => ask(who, { stream: true })));
     expect(answers.map(({ status }) => status).sort()).toEqual([200, 200, 429]);
     const refused = answers.find(({ status }) => status === 429) as Response;

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openVocabulary, type Vocabulary } from '../../../../addon/index.ts';
 import { SchemaRefused } from '../../../../daemon/generate/schema/merge.ts';
 import { asDocument, normaliseSchema } from '../../../../daemon/generate/schema/normalise.ts';
+import { uniform } from '../../../../daemon/training/random.ts';
 import { defaultModelPath, SKIP_REASON } from '../../../support/model.ts';
 import { Grammar } from './gbnf.ts';
 
@@ -168,17 +169,6 @@ const REFUSED: Record<string, [schema: unknown, why: RegExp]> = {
   ],
 };
 
-/** mulberry32: the same texts in each run. */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 describe.skipIf(path === null)(`an answer held to a JSON schema${path === null ? ` (${SKIP_REASON})` : ''}`, () => {
   let vocabulary: Vocabulary;
   beforeAll(() => {
@@ -191,7 +181,7 @@ describe.skipIf(path === null)(`an answer held to a JSON schema${path === null ?
       vocabulary.schemaToGrammar(JSON.stringify(asDocument(normaliseSchema(schema, { strict: true })))),
     );
     const valid = new Ajv2020({ strict: false, formats: { uuid: true, 'date-time': true } }).compile(schema as Schema);
-    const random = seeded(1);
+    const random = uniform(1);
     const seen = new Set<string>();
     for (let i = 0; i < 60; i++) {
       const answer = grammar.write(random);

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { uniform } from '../../../../daemon/training/random.ts';
 import {
   bandsOf,
   NEAR_DUPLICATE,
@@ -18,17 +19,6 @@ function jaccard(a: string, b: string): number {
   return both / (left.size + right.size - both);
 }
 
-/** Numbers from a seed (mulberry32), so that what is measured here is the same everywhere. */
-function numbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 const SYLLABLES = 'ka lo mi ter sen bra vol ing ode ast ure pel dom fi gra nu ex or la tho win ches al by re qua'.split(
   ' ',
 );
@@ -44,7 +34,7 @@ const words = (next: () => number, count: number) => Array.from({ length: count 
 
 /** Pairs of texts of all similarities: one is the other with some of its words replaced. */
 function pairs(count: number): { a: string; b: string; exact: number }[] {
-  const next = numbers(7);
+  const next = uniform(7);
   return Array.from({ length: count }, () => {
     const text = words(next, 10 + Math.floor(next() * 120));
     const share = next() ** 2 * 0.5;
@@ -115,7 +105,7 @@ describe('MinHash', () => {
   });
 
   test('a changed word in a long text stays a near duplicate at every length', () => {
-    const next = numbers(3);
+    const next = uniform(3);
     for (let count = 40; count < 600; count += 7) {
       const text = words(next, count);
       const longer = [...text.slice(0, count >> 1), 'somethingelse', ...text.slice((count >> 1) + 1)];
