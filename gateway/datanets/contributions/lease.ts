@@ -4,10 +4,9 @@
  * Times are by the database's clock.
  */
 import type { Client } from '@libsql/client';
+import { NOW_MS } from '../../db/clock.ts';
 import { limits } from '../../limits.ts';
 import { checkStop } from './messages.ts';
-
-const NOW = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 export class Leases {
   readonly #client: Client;
@@ -55,9 +54,9 @@ export class Leases {
   /** Takes or renews it. */
   async #take(datanetId: string): Promise<boolean> {
     const { rowsAffected } = await this.#client.execute({
-      sql: `INSERT INTO datanet_readings (datanet_id, holder, until) VALUES (?, ?, ${NOW} + ?)
+      sql: `INSERT INTO datanet_readings (datanet_id, holder, until) VALUES (?, ?, ${NOW_MS} + ?)
         ON CONFLICT (datanet_id) DO UPDATE SET holder = excluded.holder, until = excluded.until
-        WHERE holder = excluded.holder OR until < ${NOW}`,
+        WHERE holder = excluded.holder OR until < ${NOW_MS}`,
       args: [datanetId, this.#holder, limits.readingLeaseMs],
     });
     return rowsAffected > 0;

@@ -37,7 +37,7 @@ export class Proofs {
 
   /** Of a version that was published a moment ago. */
   keep(version: Pick<Build, 'datanetId' | 'number'>, tree: TileTree): void {
-    this.#known.set(keyOf(version), new Tiles(tree.size, tree.tiles()));
+    this.#keep(version, new Tiles(tree.size, tree.tiles()));
   }
 
   /** @param seq of a row; null: it is not in the version. */
@@ -94,7 +94,10 @@ export class Proofs {
       .where(and(eq(versionTiles.datanetId, datanetId), eq(versionTiles.version, number)))
       .orderBy(asc(versionTiles.tile));
     if (rows.length === 0 && version.rows > 0) return null;
-    const tiles = new Tiles(version.rows, rows);
+    return this.#keep(version, new Tiles(version.rows, rows));
+  }
+
+  #keep(version: Pick<Build, 'datanetId' | 'number'>, tiles: Tiles): Tiles {
     this.#known.set(keyOf(version), tiles);
     return tiles;
   }
@@ -119,8 +122,7 @@ export class Proofs {
         .insert(versionTiles)
         .values(tiles.map((tile) => ({ datanetId, version: number, ...tile })))
         .onConflictDoNothing();
-    this.keep(version, tree);
-    return new Tiles(tree.size, tiles);
+    return this.#keep(version, new Tiles(tree.size, tiles));
   }
 }
 

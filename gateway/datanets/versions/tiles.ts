@@ -84,14 +84,7 @@ export class Tiles {
       throw new Error('the tiles of a version do not cover its rows');
     this.size = size;
     this.#starts = starts;
-    this.#levels = [blocks];
-    for (let below = blocks; below.length > 1; ) {
-      const level: Buffer[] = [];
-      for (let at = 0; at + 1 < below.length; at += 2)
-        level.push(nodeHash(below[at] as Buffer, below[at + 1] as Buffer));
-      this.#levels.push(level);
-      below = level;
-    }
+    this.#levels = levelsAbove(blocks);
   }
 
   /** About what it takes in memory. */
@@ -123,7 +116,7 @@ export class Tiles {
   async proof(index: number, leavesOf: (block: number) => Promise<LeafBlock>): Promise<Buffer[]> {
     const inside = new Map<number, Buffer[][]>();
     const levelsOf = async (block: number) => {
-      const levels = inside.get(block) ?? levelsOfBlock((await leavesOf(block)).hashes);
+      const levels = inside.get(block) ?? levelsAbove((await leavesOf(block)).hashes.map((leaf) => Buffer.from(leaf)));
       inside.set(block, levels);
       return levels;
     };
@@ -142,10 +135,10 @@ export class Tiles {
   }
 }
 
-/** Of a block: its leaves, and all perfect subtrees above them. */
-function levelsOfBlock(leaves: readonly Uint8Array[]): Buffer[][] {
-  const levels: Buffer[][] = [leaves.map((leaf) => Buffer.from(leaf))];
-  for (let below = levels[0] as Buffer[]; below.length > 1; ) {
+/** The hashes themselves, and all perfect subtrees above them. */
+function levelsAbove(hashes: Buffer[]): Buffer[][] {
+  const levels = [hashes];
+  for (let below = hashes; below.length > 1; ) {
     const level: Buffer[] = [];
     for (let at = 0; at + 1 < below.length; at += 2) level.push(nodeHash(below[at] as Buffer, below[at + 1] as Buffer));
     levels.push(level);

@@ -4,10 +4,10 @@
  * twice, so a holder that lost its lease without noticing does no harm; leases keep several from doing everything.
  */
 import type { Client } from '@libsql/client';
+import { NOW_MS } from '../../db/clock.ts';
 import { randomId } from '../../http/ids.ts';
 
-const NOW = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-const MINE = `(holder = :me OR until <= ${NOW})`;
+const MINE = `(holder = :me OR until <= ${NOW_MS})`;
 
 export class JobLeases {
   readonly #client: Client;
@@ -25,7 +25,7 @@ export class JobLeases {
   /** Takes or renews the lease of a job. False: another gateway has it, and is called to look at the job again. */
   async hold(id: string): Promise<boolean> {
     const { rows } = await this.#client.execute({
-      sql: `INSERT INTO fine_tuning_leases (job_id, holder, until) VALUES (:id, :me, ${NOW} + :ms)
+      sql: `INSERT INTO fine_tuning_leases (job_id, holder, until) VALUES (:id, :me, ${NOW_MS} + :ms)
         ON CONFLICT (job_id) DO UPDATE SET calls = calls + iif(${MINE}, 0, 1), until = iif(${MINE}, excluded.until, until),
           holder = iif(${MINE}, :me, holder)
         RETURNING holder, calls`,
@@ -43,7 +43,7 @@ export class JobLeases {
   /** Renews all. @returns jobs that another gateway has called for, or has taken: their rows are to be looked at */
   async renew(): Promise<string[]> {
     const { rows } = await this.#client.execute({
-      sql: `UPDATE fine_tuning_leases SET until = ${NOW} + :ms WHERE holder = :me RETURNING job_id AS id, calls`,
+      sql: `UPDATE fine_tuning_leases SET until = ${NOW_MS} + :ms WHERE holder = :me RETURNING job_id AS id, calls`,
       args: { me: this.#me, ms: this.#ms },
     });
     const calls = new Map(rows.map((row) => [row.id as string, row.calls as number]));
@@ -63,7 +63,7 @@ export class JobLeases {
     const { rows } = await this.#client.execute({
       sql: `SELECT j.id FROM fine_tuning_jobs j
         WHERE j.status IN ('validating_files', 'queued', 'running', 'paused')
-          AND NOT EXISTS (SELECT 1 FROM fine_tuning_leases l WHERE l.job_id = j.id AND l.until > ${NOW}) ORDER BY j.seq`,
+          AND NOT EXISTS (SELECT 1 FROM fine_tuning_leases l WHERE l.job_id = j.id AND l.until > ${NOW_MS}) ORDER BY j.seq`,
       args: [],
     });
     return rows.map((row) => row.id as string);
